@@ -1,0 +1,1 @@
+//! A software GPU behind the CUDA driver interface, for tests

@@ -1,0 +1,1 @@
+//! Links that carry Fusewire's batches and bulk data

@@ -1,0 +1,1 @@
+//! Fusewire's server: daemon and workers

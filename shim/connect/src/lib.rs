@@ -1,0 +1,1 @@
+//! How a client finds and greets a Fusewire server

@@ -1,0 +1,1 @@
+//! The stand-in for libcuda.so.1

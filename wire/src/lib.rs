@@ -1,0 +1,1 @@
+//! Fusewire's protocol core: op table, framing and session state machines
