@@ -1,1 +1,3 @@
 //! Fusewire's protocol core: op table, framing and session state machines
+
+pub mod fatbin;
