@@ -1,1 +1,4 @@
 //! Fusewire's server: daemon and workers
+
+pub mod control;
+pub mod placement;

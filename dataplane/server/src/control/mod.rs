@@ -1,0 +1,24 @@
+//! The channel between the daemon and a worker process.
+//!
+//! One SOCK_SEQPACKET socket pair per worker: a message is one packet, with at
+//! most one descriptor attached, so a message is either there whole or not at
+//! all. The daemon sends the session's sockets over it; the worker reports
+//! that it is ready, what it drives, and how a session ended. Either end learns
+//! of the other's death by end-of-file.
+//!
+//! Order: `Ready` or `Failed` comes first, once the driver has been tried.
+//! Then at most one `Open` — a worker serves one session and exits — followed
+//! by that session's `Bulk` connections. `Refresh` may come at any time before
+//! `Open` and is answered with another `Ready`.
+//!
+//! The worker answers the `Hello` of every socket it is given with `Welcome`;
+//! what is refused before that point, the daemon refuses itself.
+//!
+//! Messages are laid out in `message.rs`, packets and descriptors moved in
+//! `channel.rs`. Nothing here touches a driver or an executor.
+
+mod channel;
+mod message;
+
+pub use channel::{ControlError, DaemonEnd, WorkerEnd, close_inherited, pair};
+pub use message::{FromWorker, MAX_MESSAGE, Malformed, Open, SessionStats, Staging, ToWorker};
