@@ -1,0 +1,95 @@
+//! Bulk lanes: the header in front of each chunk of copied memory.
+//!
+//! Bulk data has connections of its own so that a launch never queues behind pixels. This file is the layout
+//! and its checks; who may send which chunk when is `session::chunks`. Payloads never pass through this crate.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::error::ProtocolError;
+
+/// What every chunk starts with ("BULK" in memory).
+pub const CHUNK_MAGIC: u32 = 0x4b4c_5542;
+/// Size of a [`ChunkHeader`].
+pub const CHUNK_HEADER_BYTES: usize = 32;
+/// The most bulk connections that a session can have.
+pub const MAX_LANES: usize = 8;
+
+/// Chunks, for each bulk lane of a session.
+pub type LaneCounts = [u64; MAX_LANES];
+
+/// The header in front of a chunk, as it lies on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ChunkHeader {
+    /// [`CHUNK_MAGIC`].
+    pub magic: u32,
+    /// Bytes of payload after this header; never 0.
+    pub bytes: u32,
+    /// A [`ChunkKind`].
+    pub kind: u32,
+    /// 0.
+    pub reserved: u32,
+    /// Host-to-device: the chunk's number in the session. Device-to-host: the copy's op number.
+    pub id: u64,
+    /// Device-to-host: where in the copy's destination the payload belongs. Host-to-device: 0.
+    pub offset: u64,
+}
+
+/// Which way a chunk goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ChunkKind {
+    /// Client to server, into slot `id mod h2d_slots`.
+    HostToDevice = 0,
+    /// Server to client, into the program's own buffer.
+    DeviceToHost = 1,
+}
+
+impl ChunkHeader {
+    /// The header of host-to-device chunk `id`.
+    pub fn host_to_device(id: u64, bytes: u32) -> Self {
+        Self { magic: CHUNK_MAGIC, bytes, kind: ChunkKind::HostToDevice as u32, reserved: 0, id, offset: 0 }
+    }
+
+    /// The header of a piece of device-to-host copy `op_number`.
+    pub fn device_to_host(op_number: u64, offset: u64, bytes: u32) -> Self {
+        let kind = ChunkKind::DeviceToHost as u32;
+        Self { magic: CHUNK_MAGIC, bytes, kind, reserved: 0, id: op_number, offset }
+    }
+
+    /// Reads and judges the header at the start of `bytes`; `None` while fewer than 32 bytes are there.
+    ///
+    /// `expected` is the direction of this connection's incoming side, and `slot_bytes` the agreed most that
+    /// a chunk may have. The destination range of a device-to-host chunk is for the caller to check.
+    ///
+    /// # Errors
+    /// A header that no sound peer sends.
+    pub fn parse(bytes: &[u8], expected: ChunkKind, slot_bytes: u32) -> Result<Option<Self>, ProtocolError> {
+        if let Ok((magic, _)) = u32::read_from_prefix(bytes)
+            && magic != CHUNK_MAGIC
+        {
+            return Err(ProtocolError::BadChunk { what: "magic", found: magic.into() });
+        }
+        let Ok((header, _)) = Self::read_from_prefix(bytes) else { return Ok(None) };
+        if header.kind != expected as u32 {
+            return Err(ProtocolError::BadChunk { what: "kind", found: header.kind.into() });
+        }
+        if header.reserved != 0 {
+            return Err(ProtocolError::BadChunk { what: "reserved field", found: header.reserved.into() });
+        }
+        if header.bytes == 0 {
+            return Err(ProtocolError::TooShort { what: "a chunk", bytes: 0, least: 1 });
+        }
+        if header.bytes > slot_bytes {
+            let limit = slot_bytes.into();
+            return Err(ProtocolError::TooLong { what: "a chunk", bytes: header.bytes.into(), limit });
+        }
+        let past_the_end = header.offset.checked_add(header.bytes.into()).is_none();
+        if past_the_end || (expected == ChunkKind::HostToDevice && header.offset != 0) {
+            return Err(ProtocolError::BadChunk { what: "offset", found: header.offset });
+        }
+        Ok(Some(header))
+    }
+}
+
+const _: () = assert!(size_of::<ChunkHeader>() == CHUNK_HEADER_BYTES);
