@@ -1,0 +1,34 @@
+//! Calls that are not carried: said once each, on stderr, and refused.
+
+use std::{
+    collections::HashSet,
+    io::Write,
+    sync::{LazyLock, Mutex, PoisonError},
+};
+
+use super::{generated::SYMBOLS, result::CUDA_ERROR_NOT_SUPPORTED, types::CUresult};
+
+static QUIET: LazyLock<bool> =
+    LazyLock::new(|| std::env::var_os("FUSEWIRE_QUIET").is_some_and(|value| value == "1"));
+static SAID: Mutex<Option<HashSet<String>>> = Mutex::new(None);
+
+/// What the stub of `SYMBOLS[symbol]` does.
+#[cold]
+pub fn not_supported(symbol: usize) -> CUresult {
+    let name = SYMBOLS.get(symbol).copied().unwrap_or("a function");
+    report(&format!("{name} is not supported; returned CUDA_ERROR_NOT_SUPPORTED"));
+    CUDA_ERROR_NOT_SUPPORTED
+}
+
+/// Says something on stderr the first time it is said, unless `FUSEWIRE_QUIET=1`.
+pub fn report(message: &str) {
+    let first = SAID
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get_or_insert_default()
+        .insert(message.to_owned());
+    if first && !*QUIET {
+        // A program may have closed its stderr; that must not become a panic.
+        drop(writeln!(std::io::stderr(), "fusewire: {message}"));
+    }
+}

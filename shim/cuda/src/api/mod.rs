@@ -1,0 +1,3 @@
+//! The functions of the driver interface, by subject.
+
+pub mod version;
