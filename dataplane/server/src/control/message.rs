@@ -288,7 +288,8 @@ fn split(bytes: &[u8], at: usize) -> Result<(&[u8], &[u8]), Malformed> {
 }
 
 fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(MAX_TEXT)]
+    let end = (0..=MAX_TEXT.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
+    &text[..end.unwrap_or(0)]
 }
 
 /// Text for a log line: one line, nothing a terminal would obey.

@@ -1,0 +1,126 @@
+//! A connection that knows how long it may still take.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use fusewire_wire::error::ProtocolError;
+use fusewire_wire::hello::{HELLO_MAGIC, Opening};
+
+use crate::{Config, ConnectError};
+
+/// A connection during the greeting: every step must be done by `deadline`.
+pub(crate) struct Greeting<'c> {
+    stream: TcpStream,
+    config: &'c Config,
+    deadline: Instant,
+}
+
+impl<'c> Greeting<'c> {
+    /// Connects, trying each address of the server until one works.
+    pub(crate) fn connect(config: &'c Config) -> Result<Self, ConnectError> {
+        let server = &config.server;
+        let failed = |error| ConnectError::Connect { server: server.clone(), error };
+        let addresses: Vec<_> = server
+            .to_socket_addrs()
+            .map_err(|error| ConnectError::Resolve { server: server.clone(), error })?
+            .collect();
+        let deadline = Instant::now() + config.timeout;
+        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        for (index, address) in addresses.iter().enumerate() {
+            // What is left is divided, so that one dead address does not use up the time of the next.
+            let share = left(deadline) / (addresses.len() - index) as u32;
+            match TcpStream::connect_timeout(address, share.max(Duration::from_millis(1))) {
+                Ok(stream) => {
+                    stream.set_nodelay(true).map_err(failed)?;
+                    return Ok(Self { stream, config, deadline: Instant::now() + config.timeout });
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(failed(last))
+    }
+
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<(), ConnectError> {
+        let timed = self.stream.set_write_timeout(Some(left(self.deadline)));
+        timed.and_then(|()| self.stream.write_all(bytes)).map_err(|error| self.failed(error))
+    }
+
+    /// Reads an opening message and its tail, and not a byte more: what follows belongs to the link.
+    pub(crate) fn receive<M: Opening>(&mut self) -> Result<(M, Vec<u8>), ConnectError> {
+        let fixed = size_of::<M>();
+        let mut bytes = Vec::with_capacity(fixed);
+        let mut piece = [0; 4096];
+        loop {
+            let whole = match M::read_from_prefix(&bytes) {
+                Ok((message, _)) => fixed + message.tail_len().map_err(|error| self.not_fusewire(&error))?,
+                Err(_) => fixed,
+            };
+            let wanted = whole - bytes.len();
+            if wanted == 0 {
+                break;
+            }
+            let wanted = wanted.min(piece.len());
+            let got = self.read(&mut piece[..wanted])?;
+            bytes.extend_from_slice(&piece[..got]);
+            // Noticed at the first wrong byte: something else might send three bytes and wait.
+            if bytes.iter().zip(HELLO_MAGIC).any(|(found, expected)| *found != expected) {
+                return Err(self.not_fusewire(&"its answer does not start with FUSEWIRE"));
+            }
+        }
+        let tail = bytes.split_off(fixed);
+        match M::read_from_bytes(&bytes) {
+            Ok(message) => Ok((message, tail)),
+            Err(_) => Err(self.not_fusewire(&"its answer is cut short")),
+        }
+    }
+
+    /// The connection, with no time limits left on it.
+    pub(crate) fn finish(self) -> Result<TcpStream, ConnectError> {
+        let cleared = self.stream.set_read_timeout(None).and_then(|()| self.stream.set_write_timeout(None));
+        match cleared {
+            Ok(()) => Ok(self.stream),
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    pub(crate) fn protocol(&self, error: ProtocolError) -> ConnectError {
+        let server = self.config.server.clone();
+        match error {
+            ProtocolError::VersionMismatch { ours, theirs } => ConnectError::Version { server, ours, theirs },
+            ProtocolError::Refused { reason, text } => ConnectError::Refused { server, reason, text },
+            error => ConnectError::Protocol { server, error },
+        }
+    }
+
+    fn read(&mut self, into: &mut [u8]) -> Result<usize, ConnectError> {
+        loop {
+            let timed = self.stream.set_read_timeout(Some(left(self.deadline)));
+            match timed.and_then(|()| self.stream.read(into)) {
+                Ok(0) => return Err(self.failed(io::ErrorKind::UnexpectedEof.into())),
+                Ok(got) => return Ok(got),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.failed(error)),
+            }
+        }
+    }
+
+    fn failed(&self, error: io::Error) -> ConnectError {
+        let server = self.config.server.clone();
+        match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                ConnectError::Silent { server, waited: self.config.timeout }
+            }
+            _ => ConnectError::Lost { server, error },
+        }
+    }
+
+    fn not_fusewire(&self, what: &dyn ToString) -> ConnectError {
+        ConnectError::NotFusewire { server: self.config.server.clone(), what: what.to_string() }
+    }
+}
+
+/// What is left until `deadline`, and never zero, which would mean "no limit" to the system.
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
+}
