@@ -1,12 +1,24 @@
 //! The two ends of a session as state machines: bytes and time in, bytes and events out.
 //!
-//! Nothing here opens a socket, starts a thread, reads a clock or knows what a record means. The parts can be
-//! used alone, each under its own lock:
+//! Nothing here opens a socket, starts a thread, reads a clock or knows what a record means. The whole ends are
+//! [`ClientSession`] and [`ServerSession`]. Their parts can be used alone, each under its own lock:
 //!
-//! * [`outbox`] and [`inbox`] — one direction each: batches, acknowledgement, replay;
+//! * [`outbox`] and [`inbox`]: one direction each: batches, acknowledgement, replay;
+//! * [`chunks`]: numbers, credit and barriers of the bulk lanes;
+//! * [`pulse`]: whether the other end is still there.
 
+mod channel;
+pub mod chunks;
+mod client;
 pub mod inbox;
 pub mod outbox;
+pub mod pulse;
+mod server;
 
+pub use channel::{ChannelConfig, Transmit};
+pub use chunks::{ArrivalGate, ChunkPlan, ChunkReceiver, ChunkSender, LaneSender};
+pub use client::{ClientConfig, ClientSession, Next};
 pub use inbox::{AckPolicy, Flow, Inbox, Sink};
 pub use outbox::{Outbox, OutboxConfig, SealedBatch};
+pub use pulse::{Nanos, Patience, Pulse};
+pub use server::{ServerConfig, ServerSession};
