@@ -1,0 +1,292 @@
+//! Bulk lanes: one thread per connection that sends and receives chunks of copied memory at once.
+//!
+//! [`BulkMover`] starts the thread, [`BulkHandle`] feeds it, and a [`BulkSink`] says where payload has to land
+//! and hears what became of it. *How* bytes travel is a [`BulkEngine`]'s business: TCP on `io_uring`, on
+//! `poll(2)`, or memory. Payload is never copied between buffers here: it is sent from, and received into,
+//! the memory that is named.
+
+use std::os::fd::{OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use crossbeam::queue::SegQueue;
+use fusewire_wire::bulk::ChunkHeader;
+
+use crate::CoreId;
+use crate::error::LinkError;
+use crate::tcp;
+use crate::waker::Waker;
+
+/// Memory to send from. Its lifetime is a promise, not a borrow: see [`RawSlice::new`].
+#[derive(Debug, Clone, Copy)]
+pub struct RawSlice {
+    start: *const u8,
+    length: usize,
+}
+
+/// Memory to receive into. Its lifetime is a promise, not a borrow: see [`RawSliceMut::new`].
+#[derive(Debug, Clone, Copy)]
+pub struct RawSliceMut {
+    start: *mut u8,
+    length: usize,
+}
+
+// SAFETY: only a name for memory; what may be done with it was promised to `new`.
+unsafe impl Send for RawSlice {}
+// SAFETY: as above.
+unsafe impl Send for RawSliceMut {}
+
+impl RawSlice {
+    /// # Safety
+    /// The memory must stay valid and unchanged until the lane has reported [`BulkSink::sent`] for its
+    /// chunk, or [`BulkSink::closed`]. For [`BulkHandle::register`]: until `closed`.
+    pub unsafe fn new(start: *const u8, length: usize) -> Self {
+        RawSlice { start, length }
+    }
+
+    pub fn start(&self) -> *const u8 {
+        self.start
+    }
+
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+}
+
+impl RawSliceMut {
+    /// # Safety
+    /// The memory must stay valid, and nobody else may use it, until the lane has reported
+    /// [`BulkSink::landed`] for its chunk, or [`BulkSink::closed`].
+    pub unsafe fn new(start: *mut u8, length: usize) -> Self {
+        RawSliceMut { start, length }
+    }
+
+    pub fn start(&self) -> *mut u8 {
+        self.start
+    }
+
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+}
+
+/// A chunk to be sent.
+#[derive(Debug, Clone, Copy)]
+pub struct OutChunk {
+    /// Its `bytes` must be the payload's length.
+    pub header: ChunkHeader,
+    pub payload: RawSlice,
+    /// Handed back by [`BulkSink::sent`].
+    pub done: u64,
+}
+
+/// The lane's user, called on the lane's thread. Must not block.
+pub trait BulkSink: Send {
+    /// Says where the payload of an arriving chunk has to land: exactly `header.bytes` long. Of the header
+    /// only the magic number has been checked.
+    ///
+    /// # Errors
+    /// An error (the peer named something that does not exist, or a wrong length) ends the lane.
+    fn place(&mut self, header: &ChunkHeader) -> Result<RawSliceMut, LinkError>;
+
+    /// The payload is there, completely.
+    fn landed(&mut self, header: &ChunkHeader);
+
+    /// The lane has no more use for the memory of the chunk sent with `token`. In the order of sending,
+    /// and without saying that the peer has it.
+    fn sent(&mut self, token: u64);
+
+    /// The lane is over: last call of all. None of the memory named to the lane is touched from now on;
+    /// chunks for which `sent` was not called may or may not have reached the peer.
+    fn closed(&mut self, why: LinkError);
+}
+
+/// What moves the bytes of a bulk lane.
+pub trait BulkEngine: Send {
+    /// Runs the lane on the calling thread until it is over, and says why it is. On return no memory named
+    /// by `outbox` or `sink` may be in use any more. When `outbox` is told to stop, everything queued
+    /// before is sent first.
+    fn run(self: Box<Self>, outbox: &Outbox, sink: &mut dyn BulkSink) -> LinkError;
+
+    /// Wakes the engine's thread.
+    fn waker(&self) -> Waker;
+
+    /// See [`CommandLane::descriptors`](crate::CommandLane::descriptors).
+    fn descriptors(&self) -> Vec<RawFd>;
+}
+
+/// What a lane's users want done.
+pub struct Outbox {
+    orders: SegQueue<Order>,
+    stop: AtomicBool,
+    over: AtomicBool,
+}
+
+pub(crate) enum Order {
+    Send(OutChunk),
+    Register(RawSlice, mpsc::Sender<Result<bool, LinkError>>),
+}
+
+impl Outbox {
+    pub(crate) fn take(&self) -> Option<Order> {
+        self.orders.pop()
+    }
+
+    /// Whether to end the lane once nothing is left to send.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+}
+
+/// Starts bulk lanes.
+pub struct BulkMover;
+
+impl BulkMover {
+    /// Starts a lane over a connected TCP socket (hellos exchanged), its thread bound to `core` if one is
+    /// given. The thread sleeps in the kernel when there is nothing to do, and takes no signals.
+    ///
+    /// # Errors
+    /// When threads, descriptors or memory run out. Without `io_uring` the lane runs on `poll(2)`.
+    pub fn spawn(
+        socket: OwnedFd,
+        core: Option<CoreId>,
+        sink: impl BulkSink + 'static,
+    ) -> Result<BulkHandle, LinkError> {
+        Self::spawn_on(tcp::bulk_engine(socket, tcp::Engine::Auto, tcp::ZeroCopy::Auto)?, core, sink)
+    }
+
+    /// Starts a lane on any engine.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn spawn_on(
+        engine: Box<dyn BulkEngine>,
+        core: Option<CoreId>,
+        mut sink: impl BulkSink + 'static,
+    ) -> Result<BulkHandle, LinkError> {
+        let outbox = Arc::new(Outbox {
+            orders: SegQueue::new(),
+            stop: AtomicBool::new(false),
+            over: AtomicBool::new(false),
+        });
+        let waker = engine.waker();
+        let descriptors = engine.descriptors();
+        let shared = outbox.clone();
+        let body = move || {
+            if let Some(core) = core {
+                // Best effort: a container's cpuset may exclude the core.
+                core_affinity::set_for_current(core);
+            }
+            let why = engine.run(&shared, &mut sink);
+            shared.over.store(true, Ordering::SeqCst);
+            sink.closed(why);
+            // Whoever waits for an answer to a registration gets the broken channel.
+            while shared.orders.pop().is_some() {}
+        };
+        let thread = without_signals(|| std::thread::Builder::new().name("fusewire-bulk".into()).spawn(body))
+            .map_err(|error| LinkError::system("starting a bulk lane's thread", &error))?;
+        Ok(BulkHandle { outbox, waker, descriptors, thread: Some(thread) })
+    }
+}
+
+/// Feeds a bulk lane, from any thread. Dropping it shuts the lane down and waits for its thread.
+pub struct BulkHandle {
+    outbox: Arc<Outbox>,
+    waker: Waker,
+    descriptors: Vec<RawFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl BulkHandle {
+    /// Queues a chunk: lock-free, never waits. Chunks queued by one thread are sent in that order. On a
+    /// lane that is over the chunk is forgotten; [`BulkSink::closed`] has said so.
+    pub fn send(&self, chunk: OutChunk) {
+        self.order(Order::Send(chunk));
+    }
+
+    /// Registers memory that chunks will often be sent from, so that the kernel need not look it up each
+    /// time. False: this lane has no use for it (it does not send without copying), and nothing was done.
+    /// Waits for the lane's thread; not for use inside a [`BulkSink`].
+    ///
+    /// # Errors
+    /// [`LinkError::NotRegistered`] says why not; the memory can be used all the same.
+    pub fn register(&self, region: RawSlice) -> Result<bool, LinkError> {
+        let (answer, answered) = mpsc::channel();
+        self.order(Order::Register(region, answer));
+        answered.recv().unwrap_or_else(|_| {
+            Err(LinkError::NotRegistered {
+                address: region.start as usize,
+                bytes: region.length,
+                why: "the lane is over".to_owned(),
+            })
+        })
+    }
+
+    /// Ends the lane once everything queued so far has been sent. Does not wait.
+    pub fn shutdown(&self) {
+        self.outbox.stop.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Waits for the lane's thread to end.
+    pub fn join(mut self) {
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported by the panic hook; there is nothing to add.
+            let _ = thread.join();
+        }
+    }
+
+    /// Gives the handle up without touching anything: for a forked child, where there is no such thread.
+    pub fn leak(self) {
+        std::mem::forget(self);
+    }
+
+    /// See [`CommandLane::descriptors`](crate::CommandLane::descriptors).
+    pub fn descriptors(&self) -> &[RawFd] {
+        &self.descriptors
+    }
+
+    fn order(&self, order: Order) {
+        self.outbox.orders.push(order);
+        self.waker.wake();
+        // The thread empties the queue as its last act; what came too late for that is dropped here.
+        if self.outbox.over.load(Ordering::SeqCst) {
+            while self.outbox.orders.pop().is_some() {}
+        }
+    }
+}
+
+impl Drop for BulkHandle {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            self.shutdown();
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Runs `start` with every signal blocked, so that a thread it starts never runs the program's handlers.
+fn without_signals<T>(start: impl FnOnce() -> T) -> T {
+    // SAFETY: all zero is a valid signal set, and the calls below fill it in anyway.
+    let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };
+    let mut before = all;
+    // SAFETY: both sets are live; the mask of this thread is put back below.
+    unsafe {
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+    }
+    let result = start();
+    // SAFETY: `before` was filled in above.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut()) };
+    result
+}

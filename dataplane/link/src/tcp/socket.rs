@@ -1,0 +1,137 @@
+//! A connected socket as the lanes want it: options set, peer named, closed so that data is not lost.
+
+use std::fs;
+use std::io::Read;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+
+use crate::error::LinkError;
+
+/// Room for bulk data in the kernel, each way.
+const BULK_BUFFER: usize = 4 << 20;
+
+/// Most unsent data that the kernel takes on a command lane. What it has not taken can still be batched
+/// with what comes after; what it has taken cannot.
+const COMMAND_UNSENT: u32 = 256 << 10;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    Command,
+    Bulk,
+}
+
+pub(super) struct Socket {
+    fd: OwnedFd,
+    /// Address of the other end, for messages.
+    pub(super) peer: String,
+    /// The other end is on this host: payload is copied by the kernel whatever is asked of it.
+    pub(super) same_host: bool,
+}
+
+impl Socket {
+    /// Takes over a connected stream socket. Options that the socket does not know are left alone: lanes
+    /// also run over UNIX sockets.
+    pub(super) fn adopt(fd: OwnedFd, use_for: Use) -> Result<Self, LinkError> {
+        let socket = SockRef::from(&fd);
+        // io_uring fails a request on a non-blocking descriptor where it would wait on a blocking one.
+        socket
+            .set_nonblocking(false)
+            .map_err(|error| LinkError::system("fcntl(F_SETFL) on a lane's socket", &error))?;
+        let _ = socket.set_tcp_nodelay(true);
+        let keepalive = TcpKeepalive::new()
+            .with_time(Duration::from_secs(15))
+            .with_interval(Duration::from_secs(5))
+            .with_retries(3);
+        let _ = socket.set_tcp_keepalive(&keepalive);
+        match use_for {
+            Use::Command => {
+                let _ = socket.set_tcp_notsent_lowat(COMMAND_UNSENT);
+            }
+            Use::Bulk => set_large_buffers(&fd),
+        }
+        let there = socket.peer_addr().ok().and_then(|address| address.as_socket());
+        let here = socket.local_addr().ok().and_then(|address| address.as_socket());
+        let same_host = match (here, there) {
+            (Some(here), Some(there)) => here.ip() == there.ip() || there.ip().is_loopback(),
+            _ => true,
+        };
+        let peer = there.map_or_else(|| "a local socket".to_owned(), |address| address.to_string());
+        Ok(Socket { fd, peer, same_host })
+    }
+
+    pub(super) fn raw(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+
+    pub(super) fn failed(&self, doing: &'static str, errno: i32) -> LinkError {
+        LinkError::socket(doing, &self.peer, errno)
+    }
+
+    /// Says goodbye: what has been sent still arrives, and a request waiting on the socket ends. (A forked
+    /// child may hold the connection open, so that closing our descriptor would tell the peer nothing.)
+    pub(super) fn shut(&self) {
+        let socket = SockRef::from(&self.fd);
+        let _ = socket.shutdown(std::net::Shutdown::Write);
+        // Closing with unread data makes TCP reset the connection, and the peer then loses what we sent
+        // last. Take what is there already; `Shutdown::Read` does not throw it away.
+        if socket.set_nonblocking(true).is_ok() {
+            let mut scrap = vec![0; 64 << 10];
+            for _ in 0..256 {
+                match (&*socket).read(&mut scrap) {
+                    Ok(read) if read > 0 => {}
+                    _ => break,
+                }
+            }
+        }
+        let _ = socket.shutdown(std::net::Shutdown::Both);
+    }
+
+    /// Breaks the connection off and forgets what is still to be sent, so that the kernel lets go at once
+    /// of memory it is sending from.
+    pub(super) fn abort(&self) {
+        let unspecified = libc::sockaddr {
+            // Lossless: AF_UNSPEC is 0.
+            sa_family: libc::AF_UNSPEC as libc::sa_family_t,
+            sa_data: [0; 14],
+        };
+        let length = size_of::<libc::sockaddr>() as libc::socklen_t;
+        // SAFETY: passes a live, initialised sockaddr and its length. For a TCP socket, connecting to
+        // AF_UNSPEC disconnects.
+        unsafe { libc::connect(self.raw(), &raw const unspecified, length) };
+        let _ = SockRef::from(&self.fd).shutdown(std::net::Shutdown::Both);
+    }
+}
+
+/// Gives the socket [`BULK_BUFFER`] each way. Setting a size turns the kernel's own tuning off, so where the
+/// system's limits would leave us with less than that tuning does, nothing is set.
+fn set_large_buffers(fd: &OwnedFd) {
+    for (force, plain, limit) in [
+        (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, "/proc/sys/net/core/wmem_max"),
+        (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, "/proc/sys/net/core/rmem_max"),
+    ] {
+        if set_buffer(fd, force) {
+            continue;
+        }
+        let allowed = fs::read_to_string(limit).ok().and_then(|text| text.trim().parse::<usize>().ok());
+        if allowed.is_some_and(|allowed| allowed >= BULK_BUFFER) {
+            set_buffer(fd, plain);
+        }
+    }
+}
+
+fn set_buffer(fd: &OwnedFd, option: libc::c_int) -> bool {
+    let size = BULK_BUFFER as libc::c_int;
+    // SAFETY: passes a live int and its size.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            (&raw const size).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    result == 0
+}
