@@ -1,4 +1,5 @@
 //! Fusewire's server: daemon and workers
 
 pub mod control;
+pub mod driver;
 pub mod placement;
