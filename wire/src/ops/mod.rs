@@ -4,6 +4,7 @@
 //! * [`table`] — every driver function, declared once: its kind, record, tail, handles, caching.
 //! * [`events`] — what the server says back, outside of and as answers to operations.
 //! * [`snapshot`] — what a client learns about the devices when the session opens.
+//! * [`window`] — the address windows that both ends reserve.
 //! * `declare` — the macros that turn the declarations into code.
 //!
 //! To add a driver function: declare its operation in `table.rs` (or add its name to a `local`
@@ -14,6 +15,7 @@ mod declare;
 pub mod events;
 pub mod snapshot;
 pub mod table;
+pub mod window;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

@@ -25,6 +25,9 @@ pub const INLINE_REPLY_BYTES: usize = 64 * 1024;
 /// Bytes of one [`BlobPart`] at most.
 pub const BLOB_PART_BYTES: usize = 1024 * 1024;
 
+/// New node handles in a reply are `first_node`, `first_node + NODE_HANDLE_STEP`, and so on.
+pub const NODE_HANDLE_STEP: u64 = 16;
+
 crate::ops! {
     local {
         "cuInit", "cuDriverGetVersion", "cuGetErrorName", "cuGetErrorString", "cuGetProcAddress",

@@ -1,0 +1,14 @@
+//! Where shared addresses lie.
+//!
+//! Device pointers and mirrored host memory keep one value in the client, in the worker and on the GPU. Both
+//! ends reserve these windows when a session opens; the client hands addresses out inside them. They lie where
+//! neither the kernel's mmap nor NVIDIA's driver puts anything by itself.
+
+/// Where device addresses begin. A session's `Welcome` says where its window really is.
+pub const DEVICE_BASE: u64 = 0x1000_0000_0000;
+/// Bytes of the device window.
+pub const DEVICE_BYTES: u64 = 1 << 40;
+/// Where mirrored host memory begins.
+pub const HOST_BASE: u64 = 0x1200_0000_0000;
+/// Bytes of the host window.
+pub const HOST_BYTES: u64 = 1 << 40;
