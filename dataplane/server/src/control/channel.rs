@@ -242,8 +242,10 @@ mod tests {
     use std::os::fd::IntoRawFd;
     use std::os::unix::net::UnixStream;
 
+    use fusewire_wire::hello::Hello;
+
     use super::*;
-    use crate::control::{Open, SessionStats};
+    use crate::control::{Open, SessionStats, Staging};
 
     fn ends() -> (DaemonEnd, WorkerEnd) {
         let (daemon, worker) = pair().unwrap();
@@ -254,7 +256,15 @@ mod tests {
     fn a_socket_arrives_and_works() {
         let (daemon, mut worker) = ends();
         let (mut ours, theirs) = UnixStream::pair().unwrap();
-        let open = Open { session: [1, 2], peer: "a".into(), ..Open::default() };
+        let open = Open {
+            hello: Hello::blank(),
+            lines: Vec::new(),
+            session: [1, 2],
+            device: 0,
+            staging: Staging::default(),
+            peer: "a".into(),
+            cores: Vec::new(),
+        };
         daemon.send(&ToWorker::Open { open: open.clone(), socket: theirs.into() }).unwrap();
         let ToWorker::Open { open: got, socket } = worker.recv().unwrap() else { panic!("not an open") };
         assert_eq!(got, open);

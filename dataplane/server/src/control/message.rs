@@ -6,6 +6,7 @@
 
 use std::os::fd::OwnedFd;
 
+use fusewire_wire::hello::Hello;
 use thiserror::Error;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -29,10 +30,13 @@ pub enum ToWorker {
         /// Its command connection, in blocking mode.
         socket: OwnedFd,
     },
-    /// One more connection of the session, whose hello has been read and not yet answered.
-    Bulk {
-        /// Which bulk lane it is.
-        lane: u32,
+    /// One more connection of the session — a bulk lane, or a command connection that resumes it — whose
+    /// hello has been read and not yet answered.
+    Join {
+        /// What the client said; its role and lane say what the connection is.
+        hello: Hello,
+        /// The hello's `key=value` lines, without the token.
+        lines: Vec<u8>,
         /// The connection, in blocking mode.
         socket: OwnedFd,
     },
@@ -46,22 +50,20 @@ pub enum ToWorker {
 }
 
 /// What a worker needs to know to serve a session.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Open {
-    /// The session's name, as the client will use it on bulk connections.
+    /// What the client said.
+    pub hello: Hello,
+    /// The hello's `key=value` lines, without the token.
+    pub lines: Vec<u8>,
+    /// The session's name, as the client will use it on its other connections.
     pub session: [u64; 2],
-    /// Features the client asked for.
-    pub features: u64,
-    /// Bulk lanes the client will open, at most 8.
-    pub lanes: u32,
     /// The device the session was placed by (the home of its shard).
     pub device: u32,
     /// How bulk data is staged.
     pub staging: Staging,
     /// Where the client is, for messages.
     pub peer: String,
-    /// The hello's `key=value` lines, without the token.
-    pub hello: Vec<u8>,
     /// Cores for the session: the first for its shard, the rest near it for
     /// helper threads. Empty when nothing is to be pinned.
     pub cores: Vec<u32>,
@@ -123,7 +125,7 @@ pub struct SessionStats {
 pub struct Malformed(pub &'static str);
 
 const OPEN: u32 = 1;
-const BULK: u32 = 2;
+const JOIN: u32 = 2;
 const REFRESH: u32 = 3;
 const SHUTDOWN: u32 = 4;
 const READY: u32 = 16;
@@ -134,22 +136,20 @@ const ENDED: u32 = 18;
 #[repr(C)]
 struct Head {
     kind: u32,
-    /// Small number that belongs to the kind (a lane), else zero.
-    value: u32,
+    /// Zero.
+    reserved: u32,
 }
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct OpenFixed {
+    hello: Hello,
     session: [u64; 2],
-    features: u64,
     staging: Staging,
-    lanes: u32,
     device: u32,
     peer_bytes: u32,
-    hello_bytes: u32,
+    lines_bytes: u32,
     cores: u32,
-    reserved: u32,
 }
 
 impl ToWorker {
@@ -158,8 +158,13 @@ impl ToWorker {
     pub fn encode(&self) -> (Vec<u8>, Option<&OwnedFd>) {
         match self {
             Self::Open { open, socket } => (open.encode(), Some(socket)),
-            Self::Bulk { lane, socket } => (head(BULK, *lane), Some(socket)),
-            Self::Refresh => (head(REFRESH, 0), None),
+            Self::Join { hello, lines, socket } => {
+                let mut out = head(JOIN);
+                out.extend_from_slice(hello.as_bytes());
+                out.extend_from_slice(lines);
+                (out, Some(socket))
+            }
+            Self::Refresh => (head(REFRESH), None),
             Self::Shutdown { reason } => (with_text(SHUTDOWN, reason), None),
         }
     }
@@ -173,7 +178,11 @@ impl ToWorker {
         let socket = || fd.ok_or(Malformed("the socket is missing"));
         match head.kind {
             OPEN => Ok(Self::Open { open: Open::decode(rest)?, socket: socket()? }),
-            BULK => Ok(Self::Bulk { lane: head.value, socket: socket()? }),
+            JOIN => {
+                let (hello, lines) =
+                    Hello::read_from_prefix(rest).map_err(|_| Malformed("a join message cut short"))?;
+                Ok(Self::Join { hello, lines: lines.to_vec(), socket: socket()? })
+            }
             REFRESH => Ok(Self::Refresh),
             SHUTDOWN => Ok(Self::Shutdown { reason: text(rest) }),
             _ => Err(Malformed("unknown kind of message to a worker")),
@@ -187,13 +196,13 @@ impl FromWorker {
     pub fn encode(&self) -> Vec<u8> {
         match self {
             Self::Ready { inventory } => {
-                let mut out = head(READY, 0);
+                let mut out = head(READY);
                 out.extend_from_slice(inventory);
                 out
             }
             Self::Failed { text } => with_text(FAILED, text),
             Self::Ended { reason, stats } => {
-                let mut out = head(ENDED, 0);
+                let mut out = head(ENDED);
                 out.extend_from_slice(stats.as_bytes());
                 out.extend_from_slice(cut(reason).as_bytes());
                 out
@@ -225,21 +234,19 @@ impl Open {
         let peer = cut(&self.peer);
         let cores = &self.cores[..self.cores.len().min(MAX_CORES)];
         let fixed = OpenFixed {
+            hello: self.hello,
             session: self.session,
-            features: self.features,
             staging: self.staging,
-            lanes: self.lanes,
             device: self.device,
             peer_bytes: peer.len() as u32,
-            hello_bytes: self.hello.len() as u32,
+            lines_bytes: self.lines.len() as u32,
             cores: cores.len() as u32,
-            reserved: 0,
         };
-        let mut out = head(OPEN, 0);
+        let mut out = head(OPEN);
         out.extend_from_slice(fixed.as_bytes());
         out.extend_from_slice(cores.as_bytes());
         out.extend_from_slice(peer.as_bytes());
-        out.extend_from_slice(&self.hello);
+        out.extend_from_slice(&self.lines);
         out
     }
 
@@ -252,29 +259,28 @@ impl Open {
         }
         let (cores, rest) = split(rest, count * size_of::<u32>())?;
         let (peer, rest) = split(rest, fixed.peer_bytes as usize)?;
-        let (hello, rest) = split(rest, fixed.hello_bytes as usize)?;
+        let (lines, rest) = split(rest, fixed.lines_bytes as usize)?;
         if !rest.is_empty() {
             return Err(Malformed("an open message with bytes left over"));
         }
         Ok(Self {
+            hello: fixed.hello,
+            lines: lines.to_vec(),
             session: fixed.session,
-            features: fixed.features,
-            lanes: fixed.lanes,
             device: fixed.device,
             staging: fixed.staging,
             peer: text(peer),
-            hello: hello.to_vec(),
             cores: cores.chunks_exact(4).filter_map(|core| u32::read_from_bytes(core).ok()).collect(),
         })
     }
 }
 
-fn head(kind: u32, value: u32) -> Vec<u8> {
-    Head { kind, value }.as_bytes().to_vec()
+fn head(kind: u32) -> Vec<u8> {
+    Head { kind, reserved: 0 }.as_bytes().to_vec()
 }
 
 fn with_text(kind: u32, text: &str) -> Vec<u8> {
-    let mut out = head(kind, 0);
+    let mut out = head(kind);
     out.extend_from_slice(cut(text).as_bytes());
     out
 }
@@ -308,13 +314,12 @@ mod tests {
 
     fn open() -> Open {
         Open {
+            hello: Hello { lanes: 4, ..Hello::blank() },
+            lines: b"program=python3\n".to_vec(),
             session: [7, 9],
-            features: 3,
-            lanes: 4,
             device: 1,
             staging: Staging { slot_bytes: 1 << 20, h2d_slots: 8, d2h_slots: 4, reserved: 0 },
             peer: "192.0.2.1:99".into(),
-            hello: b"program=python3\n".to_vec(),
             cores: vec![4, 5, 6],
         }
     }
@@ -328,8 +333,13 @@ mod tests {
             ToWorker::Open { open: got, .. } => assert_eq!(got, open()),
             other => panic!("{other:?}"),
         }
-        let (bytes, _) = ToWorker::Bulk { lane: 3, socket: null() }.encode();
-        assert!(matches!(ToWorker::decode(&bytes, Some(null())), Ok(ToWorker::Bulk { lane: 3, .. })));
+        let join = Hello { role: 1, lane: 3, ..Hello::blank() };
+        let sent = ToWorker::Join { hello: join, lines: b"pid=1\n".to_vec(), socket: null() };
+        let (bytes, _) = sent.encode();
+        match ToWorker::decode(&bytes, Some(null())).unwrap() {
+            ToWorker::Join { hello, lines, .. } => assert_eq!((hello, &lines[..]), (join, &b"pid=1\n"[..])),
+            other => panic!("{other:?}"),
+        }
         assert_eq!(ToWorker::decode(&bytes, None).unwrap_err(), Malformed("the socket is missing"));
         for sent in [
             FromWorker::Ready { inventory: vec![1, 2, 3] },

@@ -8,7 +8,7 @@
 //!
 //! Order: `Ready` or `Failed` comes first, once the driver has been tried.
 //! Then at most one `Open` — a worker serves one session and exits — followed
-//! by that session's `Bulk` connections. `Refresh` may come at any time before
+//! by `Join` for each further connection of that session. `Refresh` may come at any time before
 //! `Open` and is answered with another `Ready`.
 //!
 //! The worker answers the `Hello` of every socket it is given with `Welcome`;
