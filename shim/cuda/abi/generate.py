@@ -32,9 +32,8 @@ DECLARING = ["cuda.h", "cudaGL.h", "cudaEGL.h", "cudaVDPAU.h"]
 TYPEDEFS = ["cudaTypedefs.h", "cudaGLTypedefs.h", "cudaEGLTypedefs.h", "cudaVDPAUTypedefs.h",
             "cudaProfilerTypedefs.h"]
 
-# cuda.h does not say that two names share one request name; cuGetProcAddress answers the second
-# for the first from CUDA 12 on.
-EXTRA = [("cuGraphInstantiateWithFlags", "cuGraphInstantiate", 12000, "-")]
+# In the headers, but in no driver for this kind of machine.
+ELSEWHERE = {"cuWGLGetDevice": "Windows", "cuEventCreateFromEGLSync": "Tegra"}
 
 
 def fetch_headers(into):
@@ -107,7 +106,7 @@ def write(include, stubs):
     for key in sorted(pointers):
         base, variant = key
         versions = sorted(pointers[key])
-        if base.startswith("cuWGL"):  # Windows only
+        if base in ELSEWHERE:
             continue
         names = sorted(named.get(key, []), key=suffix_rank)
         if not names and base.startswith("cuProfiler"):
@@ -116,12 +115,9 @@ def write(include, stubs):
             sys.exit(f"{base}{variant}: versions {versions} but symbols {names}")
         for symbol, version in zip(names, versions):
             rows.append((symbol, base, version, variant.lstrip("_") or "-", pointers[key][version]))
-    missing = symbols - {row[0] for row in rows} - {"cuWGLGetDevice"}
+    missing = symbols - {row[0] for row in rows} - set(ELSEWHERE)
     if missing:
         sys.exit(f"no function type for {sorted(missing)}")
-    for symbol, base, version, variant in EXTRA:
-        parameters = next(row[4] for row in rows if row[0] == symbol)
-        rows.append((symbol, base, version, variant, parameters))
 
     sizes = measure({kind for row in rows for kind in row[4]}, typedefs, stubs, include)
     lines = [f"{symbol} {base} {version} {variant} {','.join(sizes[kind] for kind in parameters) or '-'}\n"

@@ -95,7 +95,7 @@ fn write_wrapper(text: &mut String, wrapper: &Wrapper<'_>) -> Result<(), Box<dyn
     };
     writeln!(
         text,
-        "/// # Safety\n/// As [`{target}`].\n#[allow(clippy::too_many_arguments, non_snake_case, reason = \"the interface's\")]\n\
+        "/// # Safety\n/// As [`{target}`].\n#[allow(clippy::too_many_arguments, non_snake_case, unreachable_pub, reason = \"the interface's\")]\n\
          #[unsafe(no_mangle)]\npub unsafe extern \"C\" fn {}({parameters}) -> u32 {{\n{guard}{call}}}",
         wrapper.symbol
     )?;

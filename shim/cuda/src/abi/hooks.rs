@@ -23,7 +23,8 @@ pub struct DeviceIdentity {
     pub pci_device: i32,
 }
 
-/// The runtime's side. Every method may be called from any thread, also before `cuInit`.
+/// The runtime's side. Every method may be called from any thread, also before `cuInit`, and must be
+/// cheap: the CUDA runtime comes by here often.
 pub trait Hooks: Sync {
     /// The calling thread's context; NULL when it has none.
     ///
@@ -64,12 +65,15 @@ pub trait Hooks: Sync {
         Err(CUDA_ERROR_NOT_INITIALIZED)
     }
 
-    /// The devices in the program's order, for the start-up check. Empty before `cuInit`.
-    fn devices(&self) -> Vec<DeviceIdentity> {
-        Vec::new()
+    /// The devices in the program's order, for the start-up check.
+    ///
+    /// # Errors
+    /// `CUDA_ERROR_NOT_INITIALIZED` before `cuInit`.
+    fn devices(&self) -> Result<Vec<DeviceIdentity>, CUresult> {
+        Err(CUDA_ERROR_NOT_INITIALIZED)
     }
 
-    /// The device of a context (NULL: the current one).
+    /// The device of a context, which is never NULL here.
     ///
     /// # Errors
     /// `CUDA_ERROR_INVALID_CONTEXT`.
@@ -77,7 +81,7 @@ pub trait Hooks: Sync {
         Err(CUDA_ERROR_NOT_INITIALIZED)
     }
 
-    /// As `cuCtxGetId`.
+    /// As `cuCtxGetId`, of a context that is never NULL here.
     ///
     /// # Errors
     /// `CUDA_ERROR_INVALID_CONTEXT`.
@@ -85,16 +89,12 @@ pub trait Hooks: Sync {
         Err(CUDA_ERROR_NOT_INITIALIZED)
     }
 
-    /// An opaque, non-NULL name for a stream; `per_thread` says what a NULL stream means.
+    /// An opaque, non-NULL name for a stream. The default streams come as `CU_STREAM_LEGACY` and
+    /// `CU_STREAM_PER_THREAD`, never as NULL.
     ///
     /// # Errors
     /// `CUDA_ERROR_INVALID_HANDLE`.
-    fn stream_private(
-        &self,
-        _context: CUcontext,
-        _stream: CUstream,
-        _per_thread: bool,
-    ) -> Result<*mut c_void, CUresult> {
+    fn stream_private(&self, _context: CUcontext, _stream: CUstream) -> Result<*mut c_void, CUresult> {
         Err(CUDA_ERROR_NOT_INITIALIZED)
     }
 

@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     ffi::c_void,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, PoisonError},
 };
 
 use super::{Slot, Table, give, uuid};
@@ -29,76 +29,84 @@ type Destructor = Option<unsafe extern "C" fn(CUcontext, *mut c_void, *mut c_voi
 
 /// Addresses are kept as numbers: they are the program's, and nothing here follows them.
 struct Stored {
+    key: usize,
     value: usize,
     destructor: Destructor,
 }
 
-/// By context, then key.
-static STORAGE: Mutex<Option<HashMap<usize, HashMap<usize, Stored>>>> = Mutex::new(None);
+/// By context, each in the order of storing. There are a handful of keys, one for each library.
+type Contexts = HashMap<usize, Vec<Stored>>;
 
-fn storage() -> MutexGuard<'static, Option<HashMap<usize, HashMap<usize, Stored>>>> {
-    STORAGE.lock().unwrap_or_else(PoisonError::into_inner)
-}
+static STORAGE: Mutex<Option<Contexts>> = Mutex::new(None);
 
-/// Ends everything that hangs on a context: to be called, without locks of the runtime held, when a
-/// context is destroyed or a primary context reset. Destructors may use the table again.
+/// Ends everything that hangs on a context, latest first: to be called, without locks of the runtime
+/// held, when a context is destroyed, or a primary context is reset or released for the last time, but
+/// not at exit. Destructors may use the table again.
+#[allow(clippy::not_unsafe_ptr_arg_deref, reason = "the context is a name, which nobody follows")]
 pub fn run_destructors(context: CUcontext) {
-    let ended = storage().as_mut().and_then(|contexts| contexts.remove(&context.addr()));
-    for (key, stored) in ended.into_iter().flatten() {
+    let ended = with(|contexts| contexts.remove(&context.addr()));
+    for stored in ended.into_iter().flatten().rev() {
         if let Some(destructor) = stored.destructor {
             // SAFETY: the library that stored the value gave this function to be called with these.
-            unsafe { destructor(context, key as *mut c_void, stored.value as *mut c_void) };
+            unsafe { destructor(context, stored.key as *mut c_void, stored.value as *mut c_void) };
         }
     }
 }
 
+/// A key that is taken stays as it is.
 unsafe extern "C" fn put(
     context: CUcontext,
     key: *mut c_void,
     value: *mut c_void,
     destructor: Destructor,
 ) -> CUresult {
-    let context = match resolve(context) {
-        Ok(context) => context,
-        Err(code) => return code,
-    };
-    let stored = Stored { value: value as usize, destructor };
-    storage().get_or_insert_default().entry(context).or_default().insert(key as usize, stored);
-    SUCCESS
+    let (key, value) = (key as usize, value as usize);
+    let done = resolve(context).and_then(|context| {
+        with(|contexts| {
+            let stored = contexts.entry(context).or_default();
+            if stored.iter().any(|other| other.key == key) {
+                return Err(CUDA_ERROR_INVALID_HANDLE);
+            }
+            stored.push(Stored { key, value, destructor });
+            Ok(())
+        })
+    });
+    done.map_or_else(|code| code, |()| SUCCESS)
 }
 
+/// Forgets a value without destroying it.
 unsafe extern "C" fn delete(context: CUcontext, key: *mut c_void) -> CUresult {
-    let context = match resolve(context) {
-        Ok(context) => context,
-        Err(code) => return code,
-    };
-    let removed = storage()
-        .as_mut()
-        .and_then(|contexts| contexts.get_mut(&context))
-        .and_then(|keys| keys.remove(&(key as usize)));
-    if removed.is_some() { SUCCESS } else { CUDA_ERROR_INVALID_HANDLE }
+    let done = resolve(context).and_then(|context| {
+        with(|contexts| {
+            let stored = contexts.get_mut(&context).ok_or(CUDA_ERROR_INVALID_HANDLE)?;
+            let index = stored.iter().position(|one| one.key == key.addr());
+            stored.remove(index.ok_or(CUDA_ERROR_INVALID_HANDLE)?);
+            Ok(())
+        })
+    });
+    done.map_or_else(|code| code, |()| SUCCESS)
 }
 
 unsafe extern "C" fn get(out: *mut *mut c_void, context: CUcontext, key: *mut c_void) -> CUresult {
     let value = resolve(context).and_then(|context| {
-        storage()
-            .as_ref()
-            .and_then(|contexts| contexts.get(&context))
-            .and_then(|keys| keys.get(&(key as usize)))
-            .map(|stored| stored.value as *mut c_void)
-            .ok_or(CUDA_ERROR_INVALID_HANDLE)
+        with(|contexts| {
+            let stored = contexts.get(&context)?.iter().find(|one| one.key == key.addr())?;
+            Some(stored.value as *mut c_void)
+        })
+        .ok_or(CUDA_ERROR_INVALID_HANDLE)
     });
     // SAFETY: the caller passes a word to be written.
     unsafe { give(out, value) }
 }
 
-/// NULL and all ones mean the calling thread's context.
+fn with<T>(act: impl FnOnce(&mut Contexts) -> T) -> T {
+    act(STORAGE.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default())
+}
+
+/// NULL and all ones mean the calling thread's context. Before `cuInit` nothing can be stored.
 fn resolve(context: CUcontext) -> Result<usize, CUresult> {
-    if !context.is_null() && context.addr() != usize::MAX {
-        return Ok(context as usize);
-    }
-    match hooks().current_context() {
-        Ok(current) if !current.is_null() => Ok(current as usize),
-        _ => Err(CUDA_ERROR_INVALID_CONTEXT),
-    }
+    let current = hooks().current_context()?;
+    let named = !context.is_null() && context.addr() != usize::MAX;
+    let context = if named { context } else { current };
+    if context.is_null() { Err(CUDA_ERROR_INVALID_CONTEXT) } else { Ok(context as usize) }
 }

@@ -5,7 +5,7 @@ use std::ffi::c_void;
 use super::{Slot, Table, cudart_interface, slots, uuid};
 use crate::abi::{
     driver_version,
-    hooks::hooks,
+    hooks::{DeviceIdentity, hooks},
     integrity::Subject,
     result::{CUDA_ERROR_INVALID_VALUE, SUCCESS},
     types::CUresult,
@@ -24,7 +24,11 @@ unsafe extern "C" fn check(version: u32, unix_seconds: u64, out: *mut [u8; 16]) 
     if out.is_null() {
         return CUDA_ERROR_INVALID_VALUE;
     }
-    let digest = subject().digest(version, unix_seconds);
+    let devices = match hooks().devices() {
+        Ok(devices) => devices,
+        Err(code) => return code,
+    };
+    let digest = subject(devices).digest(version, unix_seconds);
     // SAFETY: not NULL: the runtime passes sixteen bytes to be written.
     unsafe { out.write(digest) };
     SUCCESS
@@ -36,7 +40,7 @@ extern "C" fn set(_value: i32) -> CUresult {
 }
 
 /// This process, this thread, now.
-fn subject() -> Subject {
+fn subject(devices: Vec<DeviceIdentity>) -> Subject {
     // SAFETY: takes no arguments and cannot fail.
     let thread = unsafe { libc::pthread_self() };
     Subject {
@@ -48,6 +52,6 @@ fn subject() -> Subject {
         integrity_table: TABLE.address() as u64,
         // The word that the runtime reads, not the function's name: the two could differ.
         integrity_function: TABLE.0[1].0 as u64,
-        devices: hooks().devices(),
+        devices,
     }
 }

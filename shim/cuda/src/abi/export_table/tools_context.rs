@@ -5,7 +5,8 @@ use std::ffi::c_void;
 use super::{Slot, Table, give, slots, uuid};
 use crate::abi::{
     hooks::hooks,
-    result::CUDA_ERROR_INVALID_HANDLE,
+    per_thread::{CU_STREAM_LEGACY, CU_STREAM_PER_THREAD},
+    result::{CUDA_ERROR_INVALID_CONTEXT, CUDA_ERROR_INVALID_HANDLE},
     types::{CUcontext, CUdevice, CUresult, CUstream},
 };
 
@@ -21,13 +22,18 @@ pub(super) static TABLE: Table<93> = Table({
 });
 
 unsafe extern "C" fn device(context: CUcontext, out: *mut CUdevice) -> CUresult {
+    if context.is_null() {
+        return CUDA_ERROR_INVALID_CONTEXT;
+    }
     // SAFETY: the caller passes a device to be written.
     unsafe { give(out, hooks().context_device(context)) }
 }
 
+/// No context has the id 0.
 unsafe extern "C" fn context_id(context: CUcontext, out: *mut u64) -> CUresult {
+    let id = if context.is_null() { Ok(0) } else { hooks().context_id(context) };
     // SAFETY: the caller passes a word to be written.
-    unsafe { give(out, hooks().context_id(context)) }
+    unsafe { give(out, id) }
 }
 
 unsafe extern "C" fn stream_id(context: CUcontext, private: *mut c_void, out: *mut u64) -> CUresult {
@@ -41,9 +47,12 @@ unsafe extern "C" fn stream_private(
     out: *mut *mut c_void,
     per_thread: i32,
 ) -> CUresult {
-    if stream.addr() == usize::MAX {
-        return CUDA_ERROR_INVALID_HANDLE;
-    }
+    let stream = match stream.addr() {
+        usize::MAX => return CUDA_ERROR_INVALID_HANDLE,
+        0 if per_thread != 0 => CU_STREAM_PER_THREAD,
+        0 => CU_STREAM_LEGACY,
+        _ => stream,
+    };
     // SAFETY: the caller passes a word to be written.
-    unsafe { give(out, hooks().stream_private(context, stream, per_thread != 0)) }
+    unsafe { give(out, hooks().stream_private(context, stream)) }
 }
