@@ -23,8 +23,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("cargo::rerun-if-changed={input}");
     }
     build_support::link_as("libcuda.so.1")?;
-    let interface = table::Interface::read()?;
-    let sources = scan::Sources::read()?;
+    let package = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
+    let interface = table::Interface::read(&package)?;
+    let sources = scan::Sources::read(&package)?;
     let plan = plan::Plan::make(&interface, &sources);
     for problem in &plan.problems {
         println!("cargo::error={problem}");

@@ -39,19 +39,21 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
-    pub(crate) fn read() -> Result<Self, Box<dyn Error>> {
-        let sizes = Sizes::read(Path::new("src/abi/types.rs"))?;
+    /// From the folder of the package.
+    pub(crate) fn read(package: &Path) -> Result<Self, Box<dyn Error>> {
+        let root = package.join("src");
+        let sizes = Sizes::read(&root.join("abi/types.rs"))?;
         let mut sources = Self::default();
-        for folder in ["src/abi", "src/api"] {
-            for path in rust_files(Path::new(folder))? {
-                sources.read_file(&path, &sizes)?;
+        for folder in ["abi", "api"] {
+            for path in rust_files(&root.join(folder))? {
+                sources.read_file(&path, &root, &sizes)?;
             }
         }
         Ok(sources)
     }
 
-    fn read_file(&mut self, path: &Path, sizes: &Sizes) -> Result<(), Box<dyn Error>> {
-        let file = path.strip_prefix("src")?.display().to_string();
+    fn read_file(&mut self, path: &Path, root: &Path, sizes: &Sizes) -> Result<(), Box<dyn Error>> {
+        let file = path.strip_prefix(root)?.display().to_string();
         let mut has_line = false;
         let mut found = Vec::new();
         for item in parse(path)?.items {

@@ -1,6 +1,6 @@
 //! What the interface is: `abi/functions.txt` and `abi/aliases.txt`.
 
-use std::{collections::BTreeMap, error::Error, fs};
+use std::{collections::BTreeMap, error::Error, fs, path::Path};
 
 /// One line of `functions.txt`.
 pub(crate) struct Row {
@@ -20,10 +20,14 @@ pub(crate) struct Interface {
 }
 
 impl Interface {
-    pub(crate) fn read() -> Result<Self, Box<dyn Error>> {
-        let rows = lines("abi/functions.txt")?.iter().map(|line| row(line)).collect::<Result<_, _>>()?;
+    /// From the folder of the package.
+    pub(crate) fn read(package: &Path) -> Result<Self, Box<dyn Error>> {
+        let rows = lines(&package.join("abi/functions.txt"))?
+            .iter()
+            .map(|line| row(line))
+            .collect::<Result<_, _>>()?;
         let mut aliases = BTreeMap::new();
-        for line in lines("abi/aliases.txt")? {
+        for line in lines(&package.join("abi/aliases.txt"))? {
             let (old, new) = line.split_once(' ').ok_or_else(|| format!("aliases.txt: {line}"))?;
             aliases.insert(old.to_owned(), new.to_owned());
         }
@@ -31,8 +35,8 @@ impl Interface {
     }
 }
 
-fn lines(path: &str) -> Result<Vec<String>, Box<dyn Error>> {
-    let text = fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
+fn lines(path: &Path) -> Result<Vec<String>, Box<dyn Error>> {
+    let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned).collect())
 }
 

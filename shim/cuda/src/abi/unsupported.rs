@@ -28,7 +28,7 @@ pub fn report(message: &str) {
         .get_or_insert_default()
         .insert(message.to_owned());
     if first && !*QUIET {
-        // A program may have closed its stderr; that must not become a panic.
-        drop(writeln!(std::io::stderr(), "fusewire: {message}"));
+        // In one piece, so that threads do not mix; and a closed stderr must not become a panic.
+        drop(std::io::stderr().write_all(format!("fusewire: {message}\n").as_bytes()));
     }
 }
