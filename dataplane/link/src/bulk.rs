@@ -16,6 +16,7 @@ use fusewire_wire::bulk::ChunkHeader;
 
 use crate::CoreId;
 use crate::error::LinkError;
+use crate::ring::Owner;
 use crate::tcp;
 use crate::waker::Waker;
 
@@ -195,7 +196,7 @@ impl BulkMover {
         };
         let thread = without_signals(|| std::thread::Builder::new().name("fusewire-bulk".into()).spawn(body))
             .map_err(|error| LinkError::system("starting a bulk lane's thread", &error))?;
-        Ok(BulkHandle { outbox, waker, descriptors, thread: Some(thread) })
+        Ok(BulkHandle { outbox, waker, descriptors, thread: Some(thread), owner: Owner::this_process() })
     }
 }
 
@@ -205,6 +206,7 @@ pub struct BulkHandle {
     waker: Waker,
     descriptors: Vec<RawFd>,
     thread: Option<JoinHandle<()>>,
+    owner: Owner,
 }
 
 impl BulkHandle {
@@ -238,7 +240,7 @@ impl BulkHandle {
         self.waker.wake();
     }
 
-    /// Waits for the lane's thread to end.
+    /// Waits for the lane's thread to end: after [`shutdown`](Self::shutdown), or when the peer ends it.
     pub fn join(mut self) {
         if let Some(thread) = self.thread.take() {
             // A panic there has been reported by the panic hook; there is nothing to add.
@@ -268,9 +270,13 @@ impl BulkHandle {
 
 impl Drop for BulkHandle {
     fn drop(&mut self) {
-        if let Some(thread) = self.thread.take() {
+        let Some(thread) = self.thread.take() else { return };
+        if self.owner.is_us() {
             self.shutdown();
             let _ = thread.join();
+        } else {
+            // A forked child has no such thread.
+            std::mem::forget(thread);
         }
     }
 }

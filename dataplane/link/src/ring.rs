@@ -5,6 +5,7 @@
 //! the kernel, and a flag in shared memory says when that is worth a system call.
 
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -27,13 +28,14 @@ pub(crate) enum TaskWork {
 }
 
 pub(crate) struct Ring {
-    io: IoUring,
+    /// Dropped by the process that made it only: where the ring is mapped there, a forked child may by now
+    /// have something else.
+    io: ManuallyDrop<IoUring>,
     task_work: TaskWork,
     enabled: bool,
     /// Requests submitted whose last completion has not been seen.
     outstanding: usize,
-    /// The process that made the ring: a forked child must not touch it.
-    process: u32,
+    owner: Owner,
 }
 
 /// A completion: which request, its result, and the kernel's flags.
@@ -75,8 +77,9 @@ impl Ring {
             }
             match builder.build(entries) {
                 Ok(io) => {
-                    let process = std::process::id();
-                    return Ok(Ring { io, task_work, enabled: false, outstanding: 0, process });
+                    let io = ManuallyDrop::new(io);
+                    let owner = Owner::this_process();
+                    return Ok(Ring { io, task_work, enabled: false, outstanding: 0, owner });
                 }
                 // Flags the kernel does not know: try with fewer.
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refusal = Some(error),
@@ -97,11 +100,6 @@ impl Ring {
 
     pub(crate) fn raw(&self) -> RawFd {
         self.io.as_raw_fd()
-    }
-
-    /// False in a forked child.
-    pub(crate) fn is_ours(&self) -> bool {
-        self.process == std::process::id()
     }
 
     /// Makes the calling thread the ring's owner. Does nothing the second time.
@@ -187,7 +185,7 @@ impl Ring {
     /// Cancels every request and waits, at most `limit`, until none is left, so that the kernel no longer
     /// touches the memory they point to. False when that could not be had: the memory must then be leaked.
     pub(crate) fn quiesce(&mut self, limit: Duration) -> bool {
-        if !self.is_ours() {
+        if !self.owner.is_us() {
             return false;
         }
         if self.outstanding == 0 {
@@ -206,6 +204,30 @@ impl Ring {
             while self.pop().is_some() {}
         }
         true
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        if self.owner.is_us() {
+            // SAFETY: dropped once, here.
+            unsafe { ManuallyDrop::drop(&mut self.io) };
+        }
+    }
+}
+
+/// The process that made something which a forked child must not touch.
+#[derive(Clone, Copy)]
+pub(crate) struct Owner(u32);
+
+impl Owner {
+    pub(crate) fn this_process() -> Self {
+        Owner(std::process::id())
+    }
+
+    /// False in a forked child.
+    pub(crate) fn is_us(self) -> bool {
+        self.0 == std::process::id()
     }
 }
 

@@ -5,6 +5,7 @@
 //! network's idea of a packet. Sends take header and payload from where they lie; on a real network, large
 //! payloads are not copied at all.
 
+use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
@@ -334,15 +335,23 @@ struct Regions {
 
 impl Regions {
     fn add(&mut self, ring: &Ring, region: RawSlice) -> Result<(), LinkError> {
-        let refused = |why: String| LinkError::NotRegistered {
+        let not_registered = |why: String| LinkError::NotRegistered {
             address: region.start() as usize,
             bytes: region.len(),
             why,
         };
+        let refused = |error: io::Error| {
+            not_registered(match error.raw_os_error() {
+                Some(libc::ENOMEM | libc::EPERM) => format!(
+                    "the limit on locked memory ({}) does not allow it; raise it with `ulimit -l` or \
+                     LimitMEMLOCK= for faster copies",
+                    probe::memlock_limit()
+                ),
+                _ => format!("the kernel refused: {error}"),
+            })
+        };
         if !self.table_made {
-            ring.submitter()
-                .register_buffers_sparse(REGION_PLACES)
-                .map_err(|error| refused(format!("this kernel has no table for it ({error})")))?;
+            ring.submitter().register_buffers_sparse(REGION_PLACES).map_err(refused)?;
             self.table_made = true;
         }
         let mut start = region.start() as usize;
@@ -351,21 +360,12 @@ impl Regions {
             let length = (end - start).min(REGION_MOST);
             let place = self.places.len() as u32;
             if place >= REGION_PLACES {
-                return Err(refused(format!("all {REGION_PLACES} places for regions are taken")));
+                return Err(not_registered(format!("all {REGION_PLACES} places for regions are taken")));
             }
             let buffer = libc::iovec { iov_base: start as *mut libc::c_void, iov_len: length };
             // SAFETY: the caller of `BulkHandle::register` promised that the memory stays until `closed`,
             // which comes after this ring's end.
-            unsafe { ring.submitter().register_buffers_update(place, &[buffer], None) }.map_err(|error| {
-                refused(match error.raw_os_error() {
-                    Some(libc::ENOMEM | libc::EPERM) => format!(
-                        "the limit on locked memory ({}) does not allow it; raise it with `ulimit -l` or \
-                         LimitMEMLOCK= for faster copies",
-                        probe::memlock_limit()
-                    ),
-                    _ => format!("the kernel refused: {error}"),
-                })
-            })?;
+            unsafe { ring.submitter().register_buffers_update(place, &[buffer], None) }.map_err(refused)?;
             self.places.push((start, start + length));
             start += length;
         }

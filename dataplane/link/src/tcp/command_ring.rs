@@ -269,9 +269,7 @@ impl RingCommand {
 
 impl Drop for RingCommand {
     fn drop(&mut self) {
-        if self.ring.is_ours() {
-            self.socket.shut();
-        }
+        self.socket.shut();
         if self.ring.quiesce(Duration::from_secs(1)) {
             // SAFETY: dropped once, here; nothing uses it afterwards, the ring being quiet.
             unsafe { ManuallyDrop::drop(&mut self.touched) };

@@ -8,6 +8,7 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 
 use crate::error::LinkError;
+use crate::ring::Owner;
 
 /// Room for bulk data in the kernel, each way.
 const BULK_BUFFER: usize = 4 << 20;
@@ -28,6 +29,7 @@ pub(super) struct Socket {
     pub(super) peer: String,
     /// The other end is on this host: payload is copied by the kernel whatever is asked of it.
     pub(super) same_host: bool,
+    owner: Owner,
 }
 
 impl Socket {
@@ -58,7 +60,7 @@ impl Socket {
             _ => true,
         };
         let peer = there.map_or_else(|| "a local socket".to_owned(), |address| address.to_string());
-        Ok(Socket { fd, peer, same_host })
+        Ok(Socket { fd, peer, same_host, owner: Owner::this_process() })
     }
 
     pub(super) fn raw(&self) -> RawFd {
@@ -70,8 +72,12 @@ impl Socket {
     }
 
     /// Says goodbye: what has been sent still arrives, and a request waiting on the socket ends. (A forked
-    /// child may hold the connection open, so that closing our descriptor would tell the peer nothing.)
+    /// child may hold the connection open, so that closing our descriptor would tell the peer nothing. The
+    /// child itself leaves the connection alone.)
     pub(super) fn shut(&self) {
+        if !self.owner.is_us() {
+            return;
+        }
         let socket = SockRef::from(&self.fd);
         let _ = socket.shutdown(std::net::Shutdown::Write);
         // Closing with unread data makes TCP reset the connection, and the peer then loses what we sent
@@ -91,6 +97,9 @@ impl Socket {
     /// Breaks the connection off and forgets what is still to be sent, so that the kernel lets go at once
     /// of memory it is sending from.
     pub(super) fn abort(&self) {
+        if !self.owner.is_us() {
+            return;
+        }
         let unspecified = libc::sockaddr {
             // Lossless: AF_UNSPEC is 0.
             sa_family: libc::AF_UNSPEC as libc::sa_family_t,

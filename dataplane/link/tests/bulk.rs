@@ -1,0 +1,347 @@
+//! Bulk lanes: every byte in its place both ways at once, endings told apart, memory let go of.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use fusewire_link::bulk::BulkEngine;
+use fusewire_link::tcp::{self, Engine, ZeroCopy};
+use fusewire_link::{
+    BulkHandle, BulkMover, BulkSink, ChunkHeader, Closing, LinkError, OutChunk, RawSlice, RawSliceMut, memory,
+};
+use support::{Denied, Noise, deny, tcp_pair};
+use zerocopy::IntoBytes;
+
+const LONG: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+enum News {
+    Landed(ChunkHeader, Vec<u8>),
+    Sent(u64),
+    Closed(LinkError),
+}
+
+/// Gives each chunk memory of its own, and tells the test what happens.
+struct Teller {
+    landing: HashMap<(u64, u64), Vec<u8>>,
+    news: Sender<News>,
+}
+
+impl BulkSink for Teller {
+    fn place(&mut self, header: &ChunkHeader) -> Result<RawSliceMut, LinkError> {
+        if header.bytes > 8 << 20 {
+            let what = format!("a chunk of {} bytes, more than a slot has", header.bytes);
+            return Err(LinkError::PeerMisbehaved { peer: "the test".into(), what });
+        }
+        let memory = self.landing.entry((header.id, header.offset)).or_default();
+        memory.resize(header.bytes as usize, 0xee);
+        // SAFETY: the vector stays in the map, untouched, until `landed` or the end of the lane.
+        Ok(unsafe { RawSliceMut::new(memory.as_mut_ptr(), memory.len()) })
+    }
+    fn landed(&mut self, header: &ChunkHeader) {
+        let memory = self.landing.remove(&(header.id, header.offset)).unwrap();
+        let _ = self.news.send(News::Landed(*header, memory));
+    }
+    fn sent(&mut self, token: u64) {
+        let _ = self.news.send(News::Sent(token));
+    }
+    fn closed(&mut self, why: LinkError) {
+        let _ = self.news.send(News::Closed(why));
+    }
+}
+
+struct End {
+    lane: BulkHandle,
+    news: Receiver<News>,
+}
+
+impl End {
+    fn new(engine: Box<dyn BulkEngine>) -> Self {
+        let (tell, news) = channel();
+        let lane = BulkMover::spawn_on(engine, None, Teller { landing: HashMap::new(), news: tell }).unwrap();
+        End { lane, news }
+    }
+
+    fn send(&self, id: u64, offset: u64, payload: &[u8]) {
+        // SAFETY: every test keeps the payload until `sent`, or until the lane is joined.
+        let raw = unsafe { RawSlice::new(payload.as_ptr(), payload.len()) };
+        let header = ChunkHeader::device_to_host(id, offset, payload.len() as u32);
+        self.lane.send(OutChunk { header, payload: raw, done: id });
+    }
+
+    fn next(&self) -> News {
+        self.news.recv_timeout(LONG).expect("nothing happens on this lane")
+    }
+
+    fn until_closed(&self) -> LinkError {
+        loop {
+            if let News::Closed(why) = self.next() {
+                return why;
+            }
+        }
+    }
+}
+
+fn engine(socket: TcpStream, engine: Engine, zero_copy: ZeroCopy) -> Box<dyn BulkEngine> {
+    tcp::bulk_engine(socket.into(), engine, zero_copy).unwrap()
+}
+
+fn ring(socket: TcpStream) -> Box<dyn BulkEngine> {
+    engine(socket, Engine::IoUring, ZeroCopy::Auto)
+}
+
+fn poll(socket: TcpStream) -> Box<dyn BulkEngine> {
+    engine(socket, Engine::Poll, ZeroCopy::Auto)
+}
+
+/// Every kind of pair of bulk lanes, by name.
+fn pairs() -> Vec<(&'static str, Box<dyn BulkEngine>, Box<dyn BulkEngine>)> {
+    let mut pairs = Vec::new();
+    let (one, other) = tcp_pair();
+    pairs.push(("ring to ring", ring(one), ring(other)));
+    let (one, other) = tcp_pair();
+    pairs.push(("ring to poll", ring(one), poll(other)));
+    let (one, other) = tcp_pair();
+    pairs.push(("poll to poll", poll(one), poll(other)));
+    let (one, other) = tcp_pair();
+    let zero_copy = engine(one, Engine::IoUring, ZeroCopy::Always);
+    pairs.push(("zero copy", zero_copy, engine(other, Engine::IoUring, ZeroCopy::Always)));
+    let (one, other) = tcp_pair();
+    for socket in [&one, &other] {
+        socket2::SockRef::from(socket).set_send_buffer_size(16 << 10).unwrap();
+    }
+    pairs.push(("small buffers", ring(one), poll(other)));
+    let (one, other) = memory::bulk_pair().unwrap();
+    pairs.push(("memory", Box::new(one), Box::new(other)));
+    pairs
+}
+
+fn payload(id: u64, seed: u64) -> Vec<u8> {
+    let mut noise = Noise::new(seed << 32 | id);
+    let size = match noise.below(8) {
+        0 => 1 + noise.below(3 << 20),
+        1 => 64 << 10,
+        2 => 1,
+        _ => 1 + noise.below(100_000),
+    };
+    noise.bytes(size)
+}
+
+/// Sends chunks of seed `ours`, checks those of seed `theirs`, each in any order with the other.
+fn exchange(engine: Box<dyn BulkEngine>, chunks: u64, ours: u64, theirs: u64) -> End {
+    let end = End::new(engine);
+    let mut held = HashMap::new();
+    let (mut queued, mut sent, mut landed) = (0, 0, 0);
+    while sent < chunks || landed < chunks {
+        while queued < chunks && held.len() < 20 {
+            let bytes = payload(queued, ours);
+            end.send(queued, queued * 3, &bytes);
+            held.insert(queued, bytes);
+            queued += 1;
+        }
+        match end.next() {
+            News::Sent(token) => {
+                assert_eq!(token, sent, "memory is let go of in order");
+                // What is overwritten now must have left already.
+                held.remove(&token).unwrap().fill(0);
+                sent += 1;
+            }
+            News::Landed(header, bytes) => {
+                assert_eq!((header.id, header.offset), (landed, landed * 3));
+                assert!(bytes == payload(landed, theirs), "chunk {landed} arrived damaged");
+                landed += 1;
+            }
+            News::Closed(why) => panic!("closed after {sent} sent, {landed} landed: {why}"),
+        }
+    }
+    end
+}
+
+#[test]
+fn chunks_of_any_size_land_whole_both_ways_at_once() {
+    for (name, one, other) in pairs() {
+        eprintln!("{name}");
+        let there = std::thread::spawn(move || exchange(other, 200, 2, 1));
+        let here = exchange(one, 200, 1, 2);
+        let there = there.join().unwrap();
+        here.lane.shutdown();
+        let why = here.until_closed();
+        assert!(matches!(why, LinkError::Closed { how: Closing::Here, .. }), "{name}: {why}");
+        let why = there.until_closed();
+        assert!(matches!(why, LinkError::Closed { how: Closing::ByPeer, .. }), "{name}: {why}");
+        here.lane.join();
+        there.lane.join();
+    }
+}
+
+#[test]
+fn shutdown_sends_what_was_queued_before() {
+    for (name, one, other) in pairs() {
+        let (one, other) = (End::new(one), End::new(other));
+        let payloads: Vec<_> = (0..50).map(|id| payload(id, 9)).collect();
+        for (id, bytes) in payloads.iter().enumerate() {
+            one.send(id as u64, 0, bytes);
+        }
+        one.lane.shutdown();
+        one.lane.join();
+        for bytes in &payloads {
+            match other.next() {
+                News::Landed(_, landed) => assert!(&landed == bytes, "{name}"),
+                news => panic!("{name}: {news:?}"),
+            }
+        }
+        assert!(matches!(other.next(), News::Closed(_)), "{name}");
+    }
+}
+
+#[test]
+fn a_peer_that_dies_in_the_middle_of_a_payload_is_told_from_one_that_leaves() {
+    for make in [ring, poll] {
+        for reset in [false, true] {
+            let (one, mut other) = tcp_pair();
+            let end = End::new(make(one));
+            let header = ChunkHeader::host_to_device(5, 1 << 20);
+            other.write_all(header.as_bytes()).unwrap();
+            other.write_all(&vec![1; 300_000]).unwrap();
+            std::thread::sleep(Duration::from_millis(50));
+            if reset {
+                socket2::SockRef::from(&other).set_linger(Some(Duration::ZERO)).unwrap();
+            }
+            drop(other);
+            let LinkError::Closed { how, .. } = end.until_closed() else { panic!("not closed") };
+            let expected = Closing::MidChunk { got: 300_032, of: (1 << 20) + 32 };
+            assert!(how == expected || (reset && how == Closing::Reset), "{how:?}");
+            end.lane.join();
+        }
+    }
+}
+
+#[test]
+fn nonsense_ends_the_lane_with_its_name() {
+    for make in [ring, poll] {
+        for (bytes, expected) in [
+            (Noise::new(3).bytes(1000), "where a chunk has to start"),
+            (ChunkHeader::host_to_device(0, u32::MAX).as_bytes().to_vec(), "more than a slot has"),
+        ] {
+            let (one, mut other) = tcp_pair();
+            let end = End::new(make(one));
+            other.write_all(&bytes).unwrap();
+            let why = end.until_closed();
+            assert!(matches!(why, LinkError::PeerMisbehaved { .. }), "{why}");
+            assert!(why.to_string().contains(expected), "{why}");
+            // Sending on a lane that is over is harmless.
+            let late = vec![1; 100];
+            end.send(1, 0, &late);
+            drop(end);
+        }
+    }
+}
+
+#[test]
+fn a_header_that_belies_its_payload_is_the_callers_mistake() {
+    for make in [ring, poll] {
+        let (one, _other) = tcp_pair();
+        let end = End::new(make(one));
+        let bytes = vec![0; 10];
+        // SAFETY: the payload outlives the lane.
+        let payload = unsafe { RawSlice::new(bytes.as_ptr(), 10) };
+        end.lane.send(OutChunk { header: ChunkHeader::host_to_device(0, 11), payload, done: 0 });
+        assert!(matches!(end.until_closed(), LinkError::Misuse(_)));
+    }
+}
+
+#[test]
+fn a_peer_that_takes_nothing_does_not_hold_up_shutdown_for_ever() {
+    for zero_copy in [None, Some(ZeroCopy::Auto), Some(ZeroCopy::Always)] {
+        let (one, _other) = tcp_pair();
+        let end = match zero_copy {
+            None => End::new(poll(one)),
+            Some(zero_copy) => End::new(engine(one, Engine::IoUring, zero_copy)),
+        };
+        let bytes = vec![0; 64 << 20];
+        end.send(1, 0, &bytes);
+        let start = Instant::now();
+        end.lane.shutdown();
+        let why = end.until_closed();
+        assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+        assert!(matches!(why, LinkError::Closed { how: Closing::Here, .. }), "{why}");
+        end.lane.join();
+    }
+}
+
+/// Registers memory on a zero-copy lane and sends from it.
+fn register_and_send() -> Result<bool, LinkError> {
+    let memory = Noise::new(1).bytes(4 << 20);
+    let (one, other) = tcp_pair();
+    let one = End::new(engine(one, Engine::IoUring, ZeroCopy::Always));
+    let other = End::new(ring(other));
+    // SAFETY: `memory` outlives the lanes, which are dropped (and so joined) before it.
+    let registered = one.lane.register(unsafe { RawSlice::new(memory.as_ptr(), memory.len()) });
+    for id in 0..4 {
+        one.send(id, 0, &memory[(id as usize) << 20..][..1 << 20]);
+        let News::Landed(header, bytes) = other.next() else { panic!("the chunk did not arrive") };
+        assert_eq!(header.id, id);
+        assert!(bytes == memory[(id as usize) << 20..][..1 << 20]);
+        assert!(matches!(one.next(), News::Sent(token) if token == id));
+    }
+    drop((one, other));
+    registered
+}
+
+#[test]
+fn registered_memory_is_sent_from() {
+    assert_eq!(register_and_send(), Ok(true));
+}
+
+#[test]
+fn without_lockable_memory_registering_fails_clearly_and_sending_goes_on() {
+    // IORING_REGISTER_BUFFERS_UPDATE, IORING_REGISTER_BUFFERS2
+    for operation in [16, 15] {
+        let result = std::thread::spawn(move || {
+            deny(&[Denied(libc::SYS_io_uring_register, Some(operation), libc::ENOMEM)]);
+            register_and_send()
+        });
+        let why = result.join().unwrap().unwrap_err();
+        let LinkError::NotRegistered { bytes, .. } = &why else { panic!("{why}") };
+        assert_eq!(*bytes, 4 << 20);
+        let text = why.to_string();
+        assert!(text.contains("locked memory") && text.contains("ulimit -l"), "{text}");
+    }
+}
+
+#[test]
+fn a_lane_that_copies_has_no_use_for_registered_memory() {
+    let memory = vec![0; 4096];
+    let (one, other) = tcp_pair();
+    let ends = [End::new(ring(one)), End::new(poll(other))];
+    for end in &ends {
+        // SAFETY: `memory` outlives the lanes.
+        assert_eq!(end.lane.register(unsafe { RawSlice::new(memory.as_ptr(), memory.len()) }), Ok(false));
+    }
+}
+
+#[test]
+fn a_forked_child_can_drop_the_handle() {
+    let (one, other) = tcp_pair();
+    let (one, other) = (End::new(ring(one)), End::new(ring(other)));
+    // SAFETY: the child drops the handle and leaves by _exit.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        drop(one.lane);
+        // SAFETY: ends the child without running the parent's exit handlers.
+        unsafe { libc::_exit(0) };
+    }
+    let mut status = -1;
+    // SAFETY: waits for our own child; status is live.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    assert_eq!(status, 0);
+    let bytes = vec![3; 1000];
+    one.send(1, 0, &bytes);
+    assert!(matches!(other.next(), News::Landed(..)));
+}
