@@ -45,6 +45,7 @@ mod kinds {
         assert_eq!(error.to_string(), "not a CUDA image: it begins with [de, ad, be, ef]");
         assert!(image_kind(b"").is_err());
         assert!(image_kind(b"\0").is_err());
+        assert!(image_kind(b"\xef\xbb\xbf.version 8.0\0").is_err());
         assert!(image_kind(b"ab\x01").is_err());
     }
 }
@@ -106,6 +107,13 @@ mod lengths {
         let mut image = elf_with(&rows, &[]);
         put(&mut image, 60, &0_u16.to_le_bytes());
         assert_eq!(image_length(&*image), Ok(5001));
+    }
+
+    #[test]
+    fn a_section_table_that_is_said_to_be_empty_still_has_its_first_row() {
+        let mut image = elf_with(&[section(0, 0, 0)], &[]);
+        put(&mut image, 60, &0_u16.to_le_bytes());
+        assert_eq!(image_length(&LastPage(&image)), Ok(ELF_HEADER + SECTION_ROW));
     }
 
     #[test]
@@ -207,8 +215,8 @@ mod wrappers {
     use super::*;
 
     #[test]
-    fn both_versions_are_read_and_written() {
-        for version in [1, 2] {
+    fn all_versions_are_read_and_written() {
+        for version in [0, 1, 2, 3] {
             let bytes = wrapper(version, 0x7000_0000_1000, 0x42);
             let read = Wrapper::read(&*bytes).unwrap();
             assert_eq!(read, Wrapper { version, data: 0x7000_0000_1000, extra: 0x42 });
@@ -223,7 +231,6 @@ mod wrappers {
             other => panic!("{other:?}"),
         };
         assert_eq!(field(vec![1; 24]), 0);
-        assert_eq!(field(wrapper(3, 8, 0)), 4);
         assert_eq!(field(wrapper(1, 0, 0)), 8);
         assert!(matches!(Wrapper::read(&wrapper(1, 8, 0)[..23]), Err(FatbinError::Unreadable { .. })));
     }
@@ -474,6 +481,19 @@ mod trimming {
     fn code_without_an_architecture_stays() {
         let image = container(&[elf_entry(0), elf_entry(90)]);
         assert_eq!(trim(&image, (9, 0)).unwrap().len(), image.len());
+    }
+
+    #[test]
+    fn the_gpu_with_two_names_keeps_code_under_both() {
+        let image = container(&[elf_entry(90), elf_entry(100), elf_entry(101), elf_entry(110)]);
+        let sms =
+            |target| kinds_and_sms(&trim(&image, target).unwrap()).into_iter().map(|entry| entry.1).collect();
+        let all: [((u32, u32), Vec<u32>); 3] =
+            [((11, 0), vec![101, 110]), ((10, 1), vec![100, 101, 110]), ((10, 0), vec![100, 101])];
+        for (target, expected) in all {
+            let kept: Vec<u32> = sms(target);
+            assert_eq!(kept, expected, "{target:?}");
+        }
     }
 
     #[test]

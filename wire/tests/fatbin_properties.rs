@@ -55,7 +55,7 @@ proptest! {
     #[test]
     fn trimming_keeps_the_entries_it_should_and_no_others(specs in entries(), major in 7_u32..13) {
         let image = container(&specs);
-        let keep = |spec: &EntrySpec| spec.kind != 2 || spec.sm < 10 || spec.sm / 10 == major;
+        let keep = |spec: &EntrySpec| spec.kind != 2 || spec.sm < 10 || spec.sm / 10 == major || (major == 11 && spec.sm == 101);
         let kept: Vec<_> = specs.iter().filter(|spec| keep(spec)).cloned().collect();
         let expected = if kept.is_empty() { image.clone() } else { container(&kept) };
         prop_assert_eq!(trim(&image, (major, 0)).unwrap(), expected);

@@ -82,7 +82,8 @@ pub(super) fn extent<S: ByteSource + ?Sized>(source: &S) -> Result<u64, FatbinEr
     if sections_at != 0 && (section_count == 0 || header.segments.get() == MANY_SEGMENTS) {
         let first: SectionRow = read_record(source, sections_at, "first ELF section header")?;
         if section_count == 0 {
-            section_count = first.bytes.get();
+            // The first section was read, so it is a part of the file even if it counts none.
+            section_count = first.bytes.get().max(1);
         }
         if header.segments.get() == MANY_SEGMENTS {
             segment_count = u64::from(first.info.get());

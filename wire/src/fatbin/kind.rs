@@ -19,8 +19,8 @@ pub enum ImageKind {
     Container,
     /// An ELF file: a cubin, or an object for the linker.
     Elf,
-    /// PTX text, ended by a NUL. Also the guess for any other text: the loader tries it as PTX and
-    /// reports what it thinks of it.
+    /// PTX text, ended by a NUL. Also the guess for any other text: the loader reports INVALID_PTX or
+    /// INVALID_IMAGE, by rules of its own.
     Ptx,
     /// Intermediate code for link-time optimisation. Only the linker takes it, with an explicit size.
     LtoIr,
@@ -33,7 +33,8 @@ pub enum ImageKind {
 /// Four bytes decide; fewer are enough where the image is a text shorter than that.
 ///
 /// # Errors
-/// [`FatbinError::UnknownImage`] when no image begins so.
+/// [`FatbinError::UnknownImage`] when no image begins so. The driver answers INVALID_IMAGE to such bytes,
+/// and to an empty text and one with a byte order mark, which are unknown here too.
 pub fn image_kind(first: &[u8]) -> Result<ImageKind, FatbinError> {
     if let Some(&magic) = first.first_chunk::<4>() {
         match u32::from_le_bytes(magic) {

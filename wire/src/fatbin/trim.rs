@@ -24,7 +24,7 @@ pub fn trim(bytes: &[u8], target_sm: (u32, u32)) -> Result<Cow<'_, [u8]>, Fatbin
     let mut kept_bytes = 0_usize;
     for entry in container.entries() {
         let entry = entry?;
-        if may_run(&entry, target_sm.0) {
+        if may_run(&entry, target_sm) {
             kept_bytes += entry.bytes().len();
             kept.push(entry.bytes());
         }
@@ -44,14 +44,17 @@ pub fn trim(bytes: &[u8], target_sm: (u32, u32)) -> Result<Cow<'_, [u8]>, Fatbin
     Ok(Cow::Owned(trimmed))
 }
 
-fn may_run(entry: &Entry<'_>, target_major: u32) -> bool {
+fn may_run(entry: &Entry<'_>, target_sm: (u32, u32)) -> bool {
+    let major = entry.sm / 10;
     match entry.kind {
-        EntryKind::Elf => major(entry.sm) == 0 || major(entry.sm) == target_major,
+        // 0: the number is no architecture.
+        EntryKind::Elf => major == 0 || major == target_sm.0 || is_renamed(entry.sm, target_sm),
         EntryKind::Ptx | EntryKind::Other(_) => true,
     }
 }
 
-/// 0 for a number that is no architecture.
-fn major(sm: u32) -> u32 {
-    sm / 10
+/// CUDA 13 calls 11.0 the GPU that was 10.1 before. Whether a loader takes code under the other name is
+/// its business.
+fn is_renamed(sm: u32, target_sm: (u32, u32)) -> bool {
+    matches!((sm, target_sm), (101, (11, 0)) | (110, (10, 1)))
 }

@@ -2,6 +2,10 @@
 //!
 //! It holds addresses of the program that made it. Nothing here follows them: the holder of the memory
 //! does, sends the containers, and a new wrapper is made on the far side ([`Wrapper::to_bytes`]).
+//!
+//! Seen with driver 580: `cuLibraryLoadData` and the runtime's private table take a wrapper, but
+//! `cuModuleLoadData` and `cuModuleLoadFatBinary` answer INVALID_IMAGE to one. The loader accepts other
+//! version numbers as it does 1, and an ELF or PTX image where a container is expected.
 
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -25,12 +29,12 @@ struct Layout {
 /// What a wrapper says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wrapper {
-    /// 1, or 2 for code that was linked on the device side.
+    /// 1, or 2 for code that was linked on the device side. Anything else counts as 1.
     pub version: u32,
-    /// Address of the (primary) container.
+    /// Address of the (primary) image, by rule a container.
     pub data: u64,
-    /// Version 1: address of a file name, or 0. Version 2: address of an array of addresses of
-    /// containers, ended by 0; see [`prelinked_pointers`].
+    /// Version 2: address of an array of addresses of containers, ended by 0 (see
+    /// [`prelinked_pointers`]), or 0. Otherwise address of a file name, or 0.
     pub extra: u64,
 }
 
@@ -41,16 +45,12 @@ impl Wrapper {
     /// Reads the wrapper at the start of `source`.
     ///
     /// # Errors
-    /// The bytes cannot be read, the magic is another, the version is neither 1 nor 2, or the container
-    /// address is 0.
+    /// The bytes cannot be read, the magic is another, or the container address is 0.
     pub fn read<S: ByteSource + ?Sized>(source: &S) -> Result<Self, FatbinError> {
         let layout: Layout = read_record(source, 0, "wrapper")?;
         let bad = |what, offset, found, expected| FatbinError::BadField { what, offset, found, expected };
         if layout.magic.get() != WRAPPER_MAGIC {
             return Err(bad("wrapper magic", 0, layout.magic.get().into(), "0x466243b1"));
-        }
-        if !matches!(layout.version.get(), 1 | 2) {
-            return Err(bad("wrapper version", 4, layout.version.get().into(), "1 or 2"));
         }
         if layout.data.get() == 0 {
             return Err(bad("wrapper's container address", 8, 0, "an address"));
