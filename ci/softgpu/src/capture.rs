@@ -1,0 +1,378 @@
+//! Stream capture: work that would run is added to a graph instead.
+//!
+//! A capture begins on one stream and spreads to others through events. A stream's position in it is
+//! the set of nodes that its next node will depend on. Anything that would need a result, or would
+//! tie the capture to work outside it, is refused and makes the capture invalid.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::ThreadId;
+
+use crate::abi::{CUgraphEdgeData, In, Out};
+use crate::context::Context;
+use crate::entry::api;
+use crate::errors::{Code, Res};
+use crate::graph::{self, Graph};
+use crate::stream::{self, Stream};
+use crate::sync::lock;
+use crate::work::Work;
+
+const GLOBAL: u32 = 0;
+const RELAXED: u32 = 2;
+
+/// How many captures of the global mode there are: they restrict every thread.
+static GLOBAL_CAPTURES: AtomicU32 = AtomicU32::new(0);
+
+thread_local! {
+    static MODE: Cell<u32> = const { Cell::new(GLOBAL) };
+    /// How many captures that are not relaxed this thread has begun.
+    static OWN_CAPTURES: Cell<u32> = const { Cell::new(0) };
+}
+
+pub(crate) struct Capture {
+    id: u64,
+    graph: Arc<Graph>,
+    mode: u32,
+    origin: u64,
+    thread: ThreadId,
+    invalid: AtomicBool,
+    ended: AtomicBool,
+    members: Mutex<Vec<Arc<Stream>>>,
+}
+
+/// A stream's part in a capture.
+pub(crate) struct Member {
+    capture: Arc<Capture>,
+    nodes: Vec<u64>,
+    /// What cuStreamGetCaptureInfo_v3 hands out about the edges to `nodes`.
+    edges: Vec<CUgraphEdgeData>,
+}
+
+impl Capture {
+    fn spoil(&self) {
+        self.invalid.store(true, Ordering::Release);
+    }
+
+    fn check(&self) -> Res {
+        if self.invalid.load(Ordering::Acquire) { Err(Code::STREAM_CAPTURE_INVALIDATED) } else { Ok(()) }
+    }
+
+    fn admit(self: &Arc<Self>, stream: &Arc<Stream>, nodes: Vec<u64>) {
+        *lock(&stream.capture) = Some(Member { capture: self.clone(), nodes, edges: Vec::new() });
+        lock(&self.members).push(stream.clone());
+        count_blocking(stream, 1);
+    }
+
+    fn finish(&self) {
+        self.ended.store(true, Ordering::Release);
+        for stream in lock(&self.members).drain(..) {
+            if lock(&stream.capture).take().is_some() {
+                count_blocking(&stream, -1);
+            }
+        }
+        if self.mode == GLOBAL {
+            GLOBAL_CAPTURES.fetch_sub(1, Ordering::AcqRel);
+        }
+        if self.mode != RELAXED && self.thread == std::thread::current().id() {
+            OWN_CAPTURES.set(OWN_CAPTURES.get().saturating_sub(1));
+        }
+    }
+}
+
+fn count_blocking(stream: &Stream, by: i32) {
+    if stream.is_blocking()
+        && let Some(ctx) = stream.ctx.upgrade()
+    {
+        ctx.capturing.fetch_add(by.cast_unsigned(), Ordering::AcqRel);
+    }
+}
+
+pub(crate) fn is_capturing(stream: &Stream) -> bool {
+    lock(&stream.capture).is_some()
+}
+
+/// Adds the work to the stream's graph, or gives it back because the stream is not capturing.
+pub(crate) fn divert(stream: &Arc<Stream>, work: Work) -> Res<Option<Work>> {
+    let mut slot = lock(&stream.capture);
+    let Some(member) = slot.as_mut() else {
+        drop(slot);
+        legacy_allowed(stream)?;
+        return Ok(Some(work));
+    };
+    member.capture.check()?;
+    let node = member.capture.graph.add(work, &member.nodes)?;
+    member.nodes = vec![node];
+    Ok(None)
+}
+
+/// Work on the legacy stream would order itself with every blocking stream that captures.
+pub(crate) fn legacy_allowed(stream: &Stream) -> Res {
+    if !stream.is_legacy() {
+        return Ok(());
+    }
+    let Some(ctx) = stream.ctx.upgrade() else { return Ok(()) };
+    if ctx.capturing.load(Ordering::Acquire) == 0 {
+        return Ok(());
+    }
+    for other in ctx.all_streams().iter().filter(|other| other.is_blocking()) {
+        invalidate(other);
+    }
+    Err(Code::STREAM_CAPTURE_IMPLICIT)
+}
+
+/// For calls that ask a stream for its progress.
+pub(crate) fn forbid(stream: &Arc<Stream>) -> Res {
+    if invalidate(stream) {
+        return Err(Code::STREAM_CAPTURE_UNSUPPORTED);
+    }
+    legacy_allowed(stream)
+}
+
+pub(crate) fn forbid_in_context(ctx: &Context) -> Res {
+    let mut found = false;
+    for stream in ctx.all_streams() {
+        found |= invalidate(&stream);
+    }
+    if found { Err(Code::STREAM_CAPTURE_UNSUPPORTED) } else { Ok(()) }
+}
+
+/// For calls that may synchronise behind the program's back, such as cuMemAlloc.
+pub(crate) fn forbid_unsafe() -> Res {
+    let mode = MODE.get();
+    let global = mode == GLOBAL && GLOBAL_CAPTURES.load(Ordering::Acquire) > 0;
+    let own = mode != RELAXED && OWN_CAPTURES.get() > 0;
+    if global || own { Err(Code::STREAM_CAPTURE_UNSUPPORTED) } else { Ok(()) }
+}
+
+/// Spoils the stream's capture, if it has one, and says whether it had.
+pub(crate) fn invalidate(stream: &Stream) -> bool {
+    let slot = lock(&stream.capture);
+    if let Some(member) = slot.as_ref() {
+        member.capture.spoil();
+    }
+    slot.is_some()
+}
+
+/// The stream is destroyed.
+pub(crate) fn abandon(stream: &Arc<Stream>) {
+    let member = lock(&stream.capture).take();
+    let Some(member) = member else { return };
+    count_blocking(stream, -1);
+    member.capture.spoil();
+    if member.capture.origin == stream.handle {
+        member.capture.finish();
+    }
+}
+
+/// The capture a stream is in, and the nodes its next one would depend on.
+pub(crate) fn position(stream: &Stream) -> Res<(Arc<Capture>, Vec<u64>)> {
+    let slot = lock(&stream.capture);
+    let member = slot.as_ref().ok_or(Code::ILLEGAL_STATE)?;
+    member.capture.check()?;
+    Ok((member.capture.clone(), member.nodes.clone()))
+}
+
+/// The stream waits for an event that was recorded in a capture.
+pub(crate) fn join(stream: &Arc<Stream>, capture: &Arc<Capture>, nodes: &[u64]) -> Res {
+    if capture.ended.load(Ordering::Acquire) {
+        return Err(Code::CAPTURED_EVENT);
+    }
+    capture.check()?;
+    if stream.is_legacy() {
+        capture.spoil();
+        return Err(Code::STREAM_CAPTURE_IMPLICIT);
+    }
+    let mut slot = lock(&stream.capture);
+    match slot.as_mut() {
+        Some(member) if Arc::ptr_eq(&member.capture, capture) => {
+            let new: Vec<u64> = nodes.iter().copied().filter(|node| !member.nodes.contains(node)).collect();
+            member.nodes.extend(new);
+            Ok(())
+        }
+        Some(member) => {
+            member.capture.spoil();
+            capture.spoil();
+            Err(Code::STREAM_CAPTURE_MERGE)
+        }
+        None => {
+            drop(slot);
+            capture.admit(stream, nodes.to_vec());
+            Ok(())
+        }
+    }
+}
+
+fn begin(stream: &Arc<Stream>, graph: Arc<Graph>, nodes: Vec<u64>, mode: u32) -> Res {
+    static IDS: AtomicU64 = AtomicU64::new(1);
+    if mode > RELAXED {
+        return Err(Code::INVALID_VALUE);
+    }
+    if stream.is_legacy() {
+        return Err(Code::STREAM_CAPTURE_UNSUPPORTED);
+    }
+    if is_capturing(stream) {
+        return Err(Code::ILLEGAL_STATE);
+    }
+    let capture = Arc::new(Capture {
+        id: IDS.fetch_add(1, Ordering::Relaxed),
+        graph,
+        mode,
+        origin: stream.handle,
+        thread: std::thread::current().id(),
+        invalid: AtomicBool::new(false),
+        ended: AtomicBool::new(false),
+        members: Mutex::default(),
+    });
+    if mode == GLOBAL {
+        GLOBAL_CAPTURES.fetch_add(1, Ordering::AcqRel);
+    }
+    if mode != RELAXED {
+        OWN_CAPTURES.set(OWN_CAPTURES.get() + 1);
+    }
+    capture.admit(stream, nodes);
+    Ok(())
+}
+
+fn end(stream: &Arc<Stream>) -> Res<Arc<Graph>> {
+    let (capture, nodes) = {
+        let slot = lock(&stream.capture);
+        let member = slot.as_ref().ok_or(Code::ILLEGAL_STATE)?;
+        (member.capture.clone(), member.nodes.clone())
+    };
+    if capture.origin != stream.handle {
+        capture.spoil();
+        return Err(Code::STREAM_CAPTURE_UNMATCHED);
+    }
+    if capture.mode != RELAXED && capture.thread != std::thread::current().id() {
+        return Err(Code::STREAM_CAPTURE_WRONG_THREAD);
+    }
+    let loose = {
+        let behind = capture.graph.ancestors(&nodes);
+        let members = lock(&capture.members).clone();
+        members.iter().filter(|other| other.handle != stream.handle).any(|other| {
+            lock(&other.capture)
+                .as_ref()
+                .is_some_and(|member| member.nodes.iter().any(|node| !behind.contains(node)))
+        })
+    };
+    let verdict = capture.check();
+    capture.finish();
+    verdict?;
+    if loose { Err(Code::STREAM_CAPTURE_UNJOINED) } else { Ok(capture.graph.clone()) }
+}
+
+struct Wanted {
+    status: Out<u32>,
+    id: Out<u64>,
+    graph: Out<u64>,
+    nodes: Out<*const u64>,
+    edges: Out<*const CUgraphEdgeData>,
+    count: Out<usize>,
+}
+
+fn info(stream: &Arc<Stream>, wanted: &Wanted) -> Res {
+    let mut slot = lock(&stream.capture);
+    let Some(member) = slot.as_mut() else {
+        drop(slot);
+        legacy_allowed(stream)?;
+        return wanted.status.set(0);
+    };
+    if member.capture.check().is_err() {
+        return wanted.status.set(2);
+    }
+    member.edges = vec![CUgraphEdgeData::default(); member.nodes.len()];
+    wanted.id.set_if_wanted(member.capture.id);
+    wanted.graph.set_if_wanted(member.capture.graph.handle);
+    // Valid until the stream's next call, which is what cuda.h promises.
+    wanted.nodes.set_if_wanted(member.nodes.as_ptr());
+    wanted.edges.set_if_wanted(member.edges.as_ptr());
+    wanted.count.set_if_wanted(member.nodes.len());
+    wanted.status.set(1)
+}
+
+fn update(stream: &Arc<Stream>, nodes: In<u64>, count: usize, flags: u32) -> Res {
+    let mut slot = lock(&stream.capture);
+    let member = slot.as_mut().ok_or(Code::ILLEGAL_STATE)?;
+    member.capture.check()?;
+    let nodes = nodes.list(count)?;
+    if !member.capture.graph.has_all(&nodes) {
+        return Err(Code::INVALID_VALUE);
+    }
+    match flags {
+        0 => {
+            let new: Vec<u64> = nodes.into_iter().filter(|node| !member.nodes.contains(node)).collect();
+            member.nodes.extend(new);
+        }
+        1 => member.nodes = nodes,
+        _ => return Err(Code::INVALID_VALUE),
+    }
+    Ok(())
+}
+
+api! {
+    fn cuStreamBeginCapture_v2(handle: u64, mode: u32) [ctx context] {
+        begin(&stream::get(context, handle)?, graph::create(), Vec::new(), mode)
+    }
+
+    fn cuStreamBeginCaptureToGraph(
+        handle: u64, graph: u64, nodes: In<u64>, edges: In<CUgraphEdgeData>, count: usize, mode: u32,
+    ) [ctx context] {
+        let _ = edges;
+        let (graph, nodes) = (graph::get(graph)?, nodes.list(count)?);
+        if !graph.has_all(&nodes) {
+            return Err(Code::INVALID_VALUE);
+        }
+        begin(&stream::get(context, handle)?, graph, nodes, mode)
+    }
+
+    fn cuStreamEndCapture(handle: u64, out: Out<u64>) [ctx context] {
+        match end(&stream::get(context, handle)?) {
+            Ok(graph) => out.set(graph.handle),
+            Err(code) => {
+                out.set_if_wanted(0);
+                Err(code)
+            }
+        }
+    }
+
+    fn cuStreamIsCapturing(handle: u64, status: Out<u32>) [ctx context] {
+        let stream = stream::get(context, handle)?;
+        let nothing = Wanted {
+            status, id: Out::null(), graph: Out::null(), nodes: Out::null(), edges: Out::null(), count: Out::null(),
+        };
+        info(&stream, &nothing)
+    }
+
+    fn cuStreamGetCaptureInfo_v2(
+        handle: u64, status: Out<u32>, id: Out<u64>, graph: Out<u64>, nodes: Out<*const u64>, count: Out<usize>,
+    ) [ctx context] {
+        info(&stream::get(context, handle)?, &Wanted { status, id, graph, nodes, edges: Out::null(), count })
+    }
+
+    fn cuStreamGetCaptureInfo_v3(
+        handle: u64, status: Out<u32>, id: Out<u64>, graph: Out<u64>, nodes: Out<*const u64>,
+        edges: Out<*const CUgraphEdgeData>, count: Out<usize>,
+    ) [ctx context] {
+        info(&stream::get(context, handle)?, &Wanted { status, id, graph, nodes, edges, count })
+    }
+
+    fn cuStreamUpdateCaptureDependencies(handle: u64, nodes: In<u64>, count: usize, flags: u32) [ctx context] {
+        update(&stream::get(context, handle)?, nodes, count, flags)
+    }
+
+    fn cuStreamUpdateCaptureDependencies_v2(
+        handle: u64, nodes: In<u64>, edges: In<CUgraphEdgeData>, count: usize, flags: u32,
+    ) [ctx context] {
+        let _ = edges;
+        update(&stream::get(context, handle)?, nodes, count, flags)
+    }
+
+    fn cuThreadExchangeStreamCaptureMode(mode: Out<u32>) [init] {
+        let new = mode.get()?;
+        if new > RELAXED {
+            return Err(Code::INVALID_VALUE);
+        }
+        mode.set(MODE.replace(new))
+    }
+}

@@ -1,0 +1,455 @@
+//! Graphs: work and what must come before it. Running one is `graph_exec.rs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{c_char, c_void};
+use std::sync::{Arc, Mutex, Weak};
+
+use crate::abi::{
+    CUDA_BATCH_MEM_OP_NODE_PARAMS, CUDA_HOST_NODE_PARAMS, CUDA_KERNEL_NODE_PARAMS_v2, CUDA_MEMCPY3D,
+    CUDA_MEMSET_NODE_PARAMS, CUgraphEdgeData, In, Out, text,
+};
+use crate::copy::{Copy3, Fill};
+use crate::entry::api;
+use crate::errors::{Code, Res};
+use crate::event;
+use crate::graph_exec::Run;
+use crate::handles::{self, Registry};
+use crate::launch::Launch;
+use crate::memops;
+use crate::sync::lock;
+use crate::work::{Opaque, Work};
+
+static GRAPHS: Registry<Graph> = Registry::new();
+/// Which graph a node belongs to.
+static NODES: Mutex<BTreeMap<u64, Weak<Graph>>> = Mutex::new(BTreeMap::new());
+
+pub(crate) struct Graph {
+    pub(crate) handle: u64,
+    nodes: Mutex<Vec<Node>>,
+    /// For a child graph inside another graph: the program may look at it but not destroy it.
+    is_child: bool,
+}
+
+#[derive(Clone)]
+pub(crate) struct Node {
+    pub(crate) handle: u64,
+    pub(crate) work: Work,
+    pub(crate) after: Vec<u64>,
+    /// For a child graph, the graph to look at.
+    child: Option<Arc<Graph>>,
+    /// For a clone, the node it was made from.
+    origin: u64,
+}
+
+pub(crate) fn create() -> Arc<Graph> {
+    new_graph(false)
+}
+
+fn new_graph(is_child: bool) -> Arc<Graph> {
+    let graph = Arc::new(Graph { handle: handles::mint(), nodes: Mutex::default(), is_child });
+    GRAPHS.insert(graph.handle, graph.clone());
+    graph
+}
+
+pub(crate) fn get(handle: u64) -> Res<Arc<Graph>> {
+    GRAPHS.find(handle).ok_or(Code::INVALID_VALUE)
+}
+
+/// The graph of a node.
+fn owner(node: u64) -> Res<Arc<Graph>> {
+    lock(&NODES).get(&node).and_then(Weak::upgrade).ok_or(Code::INVALID_VALUE)
+}
+
+/// The work of a node.
+fn work_of(node: u64) -> Res<Work> {
+    owner(node)?.with_node(node, |node| node.work.clone())
+}
+
+impl Graph {
+    pub(crate) fn add(self: &Arc<Self>, work: Work, after: &[u64]) -> Res<u64> {
+        self.add_node(work, after, None)
+    }
+
+    fn add_node(self: &Arc<Self>, work: Work, after: &[u64], child: Option<Arc<Graph>>) -> Res<u64> {
+        let unique: BTreeSet<u64> = after.iter().copied().collect();
+        if unique.len() != after.len() || !self.has_all(after) {
+            return Err(Code::INVALID_VALUE);
+        }
+        let handle = handles::mint();
+        lock(&NODES).insert(handle, Arc::downgrade(self));
+        lock(&self.nodes).push(Node { handle, work, after: after.to_vec(), child, origin: 0 });
+        Ok(handle)
+    }
+
+    pub(crate) fn has_all(&self, wanted: &[u64]) -> bool {
+        let nodes = lock(&self.nodes);
+        wanted.iter().all(|handle| nodes.iter().any(|node| node.handle == *handle))
+    }
+
+    pub(crate) fn nodes(&self) -> Vec<Node> {
+        lock(&self.nodes).clone()
+    }
+
+    fn with_node<T>(&self, handle: u64, look: impl FnOnce(&mut Node) -> T) -> Res<T> {
+        let mut nodes = lock(&self.nodes);
+        nodes.iter_mut().find(|node| node.handle == handle).map(look).ok_or(Code::INVALID_VALUE)
+    }
+
+    /// These nodes and everything that comes before them.
+    pub(crate) fn ancestors(&self, of: &[u64]) -> BTreeSet<u64> {
+        let nodes = lock(&self.nodes);
+        let mut found = BTreeSet::new();
+        let mut todo = of.to_vec();
+        while let Some(handle) = todo.pop() {
+            if found.insert(handle)
+                && let Some(node) = nodes.iter().find(|node| node.handle == handle)
+            {
+                todo.extend(&node.after);
+            }
+        }
+        found
+    }
+
+    /// The nodes in an order that respects what must come first; fails on a cycle.
+    pub(crate) fn in_order(&self) -> Res<Vec<Node>> {
+        let mut waiting = self.nodes();
+        let mut done = BTreeSet::new();
+        let mut ordered = Vec::with_capacity(waiting.len());
+        while !waiting.is_empty() {
+            let before = waiting.len();
+            waiting.retain(|node| {
+                let ready = node.after.iter().all(|handle| done.contains(handle));
+                if ready {
+                    done.insert(node.handle);
+                    ordered.push(node.clone());
+                }
+                !ready
+            });
+            if waiting.len() == before {
+                return Err(Code::INVALID_VALUE);
+            }
+        }
+        Ok(ordered)
+    }
+
+    /// A graph with nodes of its own that do the same.
+    fn duplicate(&self, is_child: bool) -> Arc<Graph> {
+        let copy = new_graph(is_child);
+        let nodes = self.nodes();
+        let renamed: BTreeMap<u64, u64> = nodes.iter().map(|node| (node.handle, handles::mint())).collect();
+        let renew = |node: Node| Node {
+            handle: renamed[&node.handle],
+            after: node.after.iter().filter_map(|handle| renamed.get(handle).copied()).collect(),
+            child: node.child.map(|child| child.duplicate(true)),
+            origin: node.handle,
+            work: node.work,
+        };
+        let nodes: Vec<Node> = nodes.into_iter().map(renew).collect();
+        lock(&NODES).extend(nodes.iter().map(|node| (node.handle, Arc::downgrade(&copy))));
+        *lock(&copy.nodes) = nodes;
+        copy
+    }
+
+    fn edges(&self) -> Vec<(u64, u64)> {
+        let nodes = lock(&self.nodes);
+        nodes.iter().flat_map(|node| node.after.iter().map(|before| (*before, node.handle))).collect()
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        let mut all = lock(&NODES);
+        for node in lock(&self.nodes).iter() {
+            all.remove(&node.handle);
+        }
+    }
+}
+
+/// The pattern of functions that list something: without an array they say how many there are, with
+/// one they fill it, zeros behind the last.
+fn list<T: Default>(out: Out<T>, count: Out<usize>, values: Vec<T>) -> Res {
+    let total = values.len();
+    if out.is_null() {
+        return count.set(total);
+    }
+    let room = count.get()?;
+    let padding = std::iter::repeat_with(T::default).take(room.saturating_sub(total));
+    out.set_all(values.into_iter().chain(padding), room)?;
+    count.set(total.min(room))
+}
+
+fn list_edges(
+    graph: &Graph,
+    from: Out<u64>,
+    to: Out<u64>,
+    data: Out<CUgraphEdgeData>,
+    count: Out<usize>,
+) -> Res {
+    let edges = graph.edges();
+    if from.is_null() && to.is_null() {
+        return count.set(edges.len());
+    }
+    let room = count.get()?;
+    from.set_all(edges.iter().map(|edge| edge.0), room)?;
+    to.set_all(edges.iter().map(|edge| edge.1), room)?;
+    if !data.is_null() {
+        data.set_all(edges.iter().map(|_| CUgraphEdgeData::default()), room)?;
+    }
+    count.set(edges.len().min(room))
+}
+
+fn add_to(out: Out<u64>, graph: u64, after: In<u64>, count: usize, work: Work) -> Res {
+    out.set(get(graph)?.add(work, &after.list(count)?)?)
+}
+
+fn change_edges(graph: u64, from: In<u64>, to: In<u64>, count: usize, add: bool) -> Res {
+    let graph = get(graph)?;
+    for index in 0..count {
+        let (from, to) = (from.at(index)?, to.at(index)?);
+        if from == to || !graph.has_all(&[from]) {
+            return Err(Code::INVALID_VALUE);
+        }
+        graph.with_node(to, |node| match (node.after.iter().position(|before| *before == from), add) {
+            (None, true) => {
+                node.after.push(from);
+                Ok(())
+            }
+            (Some(place), false) => {
+                node.after.remove(place);
+                Ok(())
+            }
+            _ => Err(Code::INVALID_VALUE),
+        })??;
+    }
+    Ok(())
+}
+
+fn set_work(node: u64, work: Work) -> Res {
+    owner(node)?.with_node(node, |node| {
+        if node.work.node_type() == work.node_type() {
+            node.work = work;
+            Ok(())
+        } else {
+            Err(Code::INVALID_VALUE)
+        }
+    })?
+}
+
+pub(crate) fn host_work(params: In<CUDA_HOST_NODE_PARAMS>) -> Res<Work> {
+    let params = params.get()?;
+    Ok(Work::host(params.function.ok_or(Code::INVALID_VALUE)?, params.userData))
+}
+
+api! {
+    fn cuGraphCreate(out: Out<u64>, flags: u32) [init] {
+        if flags != 0 || out.is_null() {
+            return Err(Code::INVALID_VALUE);
+        }
+        out.set(create().handle)
+    }
+
+    fn cuGraphDestroy(graph: u64) [init] {
+        if get(graph)?.is_child {
+            return Err(Code::INVALID_VALUE);
+        }
+        GRAPHS.remove(graph).map(drop)
+    }
+
+    fn cuGraphClone(out: Out<u64>, graph: u64) [init] {
+        out.set(get(graph)?.duplicate(false).handle)
+    }
+
+    fn cuGraphNodeFindInClone(out: Out<u64>, original: u64, clone: u64) [init] {
+        let nodes = get(clone)?.nodes();
+        out.set(nodes.iter().find(|node| node.origin == original).ok_or(Code::INVALID_VALUE)?.handle)
+    }
+
+    fn cuGraphAddKernelNode_v2(
+        out: Out<u64>, graph: u64, after: In<u64>, count: usize, params: In<CUDA_KERNEL_NODE_PARAMS_v2>,
+    ) [ctx context] {
+        add_to(out, graph, after, count, Work::Kernel(Launch::from_node(context, &params.get()?)?))
+    }
+
+    fn cuGraphAddMemcpyNode(
+        out: Out<u64>, graph: u64, after: In<u64>, count: usize, params: In<CUDA_MEMCPY3D>, ctx: u64,
+    ) [init] {
+        let _ = ctx;
+        add_to(out, graph, after, count, Work::Copy(Arc::new(Copy3::from_params(&params.get()?)?)))
+    }
+
+    fn cuGraphAddMemsetNode(
+        out: Out<u64>, graph: u64, after: In<u64>, count: usize, params: In<CUDA_MEMSET_NODE_PARAMS>, ctx: u64,
+    ) [init] {
+        let _ = ctx;
+        add_to(out, graph, after, count, Work::Fill(Fill::from_node(&params.get()?)?))
+    }
+
+    fn cuGraphAddHostNode(
+        out: Out<u64>, graph: u64, after: In<u64>, count: usize, params: In<CUDA_HOST_NODE_PARAMS>,
+    ) [init] {
+        add_to(out, graph, after, count, host_work(params)?)
+    }
+
+    fn cuGraphAddEmptyNode(out: Out<u64>, graph: u64, after: In<u64>, count: usize) [init] {
+        add_to(out, graph, after, count, Work::Empty)
+    }
+
+    fn cuGraphAddEventRecordNode(out: Out<u64>, graph: u64, after: In<u64>, count: usize, event: u64) [init] {
+        add_to(out, graph, after, count, Work::RecordEvent(event::get(event)?))
+    }
+
+    fn cuGraphAddEventWaitNode(out: Out<u64>, graph: u64, after: In<u64>, count: usize, event: u64) [init] {
+        add_to(out, graph, after, count, Work::WaitEvent(event::get(event)?))
+    }
+
+    fn cuGraphAddBatchMemOpNode(
+        out: Out<u64>, graph: u64, after: In<u64>, count: usize, params: In<CUDA_BATCH_MEM_OP_NODE_PARAMS>,
+    ) [init] {
+        let params = params.get()?;
+        let ops = memops::batch(In::from_raw(params.paramArray), params.count)?;
+        add_to(out, graph, after, count, Work::MemOps(ops))
+    }
+
+    fn cuGraphAddChildGraphNode(out: Out<u64>, graph: u64, after: In<u64>, count: usize, child: u64) [init] {
+        let copy = get(child)?.duplicate(true);
+        let run = Arc::new(Run::of(&copy)?);
+        out.set(get(graph)?.add_node(Work::Graph(run), &after.list(count)?, Some(copy))?)
+    }
+
+    fn cuGraphChildGraphNodeGetGraph(node: u64, out: Out<u64>) [init] {
+        let child = owner(node)?.with_node(node, |node| node.child.clone())?;
+        out.set(child.ok_or(Code::INVALID_VALUE)?.handle)
+    }
+
+    fn cuGraphAddDependencies(graph: u64, from: In<u64>, to: In<u64>, count: usize) [init] {
+        change_edges(graph, from, to, count, true)
+    }
+
+    fn cuGraphAddDependencies_v2(
+        graph: u64, from: In<u64>, to: In<u64>, data: In<CUgraphEdgeData>, count: usize,
+    ) [init] {
+        let _ = data;
+        change_edges(graph, from, to, count, true)
+    }
+
+    fn cuGraphRemoveDependencies_v2(
+        graph: u64, from: In<u64>, to: In<u64>, data: In<CUgraphEdgeData>, count: usize,
+    ) [init] {
+        let _ = data;
+        change_edges(graph, from, to, count, false)
+    }
+
+    fn cuGraphDestroyNode(node: u64) [init] {
+        let graph = owner(node)?;
+        let mut nodes = lock(&graph.nodes);
+        nodes.retain(|other| other.handle != node);
+        for other in nodes.iter_mut() {
+            other.after.retain(|before| *before != node);
+        }
+        lock(&NODES).remove(&node);
+        Ok(())
+    }
+
+    fn cuGraphGetNodes(graph: u64, nodes: Out<u64>, count: Out<usize>) [init] {
+        list(nodes, count, get(graph)?.nodes().iter().map(|node| node.handle).collect())
+    }
+
+    fn cuGraphGetRootNodes(graph: u64, nodes: Out<u64>, count: Out<usize>) [init] {
+        let all = get(graph)?.nodes();
+        list(nodes, count, all.iter().filter(|node| node.after.is_empty()).map(|node| node.handle).collect())
+    }
+
+    fn cuGraphGetEdges(graph: u64, from: Out<u64>, to: Out<u64>, count: Out<usize>) [init] {
+        list_edges(&*get(graph)?, from, to, Out::null(), count)
+    }
+
+    fn cuGraphGetEdges_v2(
+        graph: u64, from: Out<u64>, to: Out<u64>, data: Out<CUgraphEdgeData>, count: Out<usize>,
+    ) [init] {
+        list_edges(&*get(graph)?, from, to, data, count)
+    }
+
+    fn cuGraphNodeGetDependencies_v2(
+        node: u64, before: Out<u64>, data: Out<CUgraphEdgeData>, count: Out<usize>,
+    ) [init] {
+        let _ = data;
+        list(before, count, owner(node)?.with_node(node, |node| node.after.clone())?)
+    }
+
+    fn cuGraphNodeGetDependentNodes_v2(
+        node: u64, after: Out<u64>, data: Out<CUgraphEdgeData>, count: Out<usize>,
+    ) [init] {
+        let _ = data;
+        let edges = owner(node)?.edges();
+        list(after, count, edges.iter().filter(|edge| edge.0 == node).map(|edge| edge.1).collect())
+    }
+
+    fn cuGraphNodeGetType(node: u64, kind: Out<u32>) [init] {
+        kind.set(work_of(node)?.node_type())
+    }
+
+    fn cuGraphKernelNodeGetParams_v2(node: u64, params: Out<CUDA_KERNEL_NODE_PARAMS_v2>) [init] {
+        let Work::Kernel(launch) = work_of(node)? else { return Err(Code::INVALID_VALUE) };
+        params.set(launch.to_node())
+    }
+
+    fn cuGraphKernelNodeSetParams_v2(node: u64, params: In<CUDA_KERNEL_NODE_PARAMS_v2>) [ctx context] {
+        set_work(node, Work::Kernel(Launch::from_node(context, &params.get()?)?))
+    }
+
+    fn cuGraphMemcpyNodeGetParams(node: u64, params: Out<CUDA_MEMCPY3D>) [init] {
+        let Work::Copy(copy) = work_of(node)? else { return Err(Code::INVALID_VALUE) };
+        params.set(copy.to_params())
+    }
+
+    fn cuGraphMemcpyNodeSetParams(node: u64, params: In<CUDA_MEMCPY3D>) [init] {
+        set_work(node, Work::Copy(Arc::new(Copy3::from_params(&params.get()?)?)))
+    }
+
+    fn cuGraphMemsetNodeGetParams(node: u64, params: Out<CUDA_MEMSET_NODE_PARAMS>) [init] {
+        let Work::Fill(fill) = work_of(node)? else { return Err(Code::INVALID_VALUE) };
+        params.set(fill.to_node())
+    }
+
+    fn cuGraphMemsetNodeSetParams(node: u64, params: In<CUDA_MEMSET_NODE_PARAMS>) [init] {
+        set_work(node, Work::Fill(Fill::from_node(&params.get()?)?))
+    }
+
+    fn cuGraphHostNodeGetParams(node: u64, params: Out<CUDA_HOST_NODE_PARAMS>) [init] {
+        let Work::Host { function, data: Opaque(data) } = work_of(node)? else { return Err(Code::INVALID_VALUE) };
+        params.set(CUDA_HOST_NODE_PARAMS { function: Some(function), userData: data })
+    }
+
+    fn cuGraphHostNodeSetParams(node: u64, params: In<CUDA_HOST_NODE_PARAMS>) [init] {
+        set_work(node, host_work(params)?)
+    }
+
+    fn cuGraphEventRecordNodeGetEvent(node: u64, out: Out<u64>) [init] {
+        let Work::RecordEvent(event) = work_of(node)? else { return Err(Code::INVALID_VALUE) };
+        out.set(event.handle)
+    }
+
+    fn cuGraphEventWaitNodeGetEvent(node: u64, out: Out<u64>) [init] {
+        let Work::WaitEvent(event) = work_of(node)? else { return Err(Code::INVALID_VALUE) };
+        out.set(event.handle)
+    }
+
+    fn cuGraphKernelNodeSetAttribute(node: u64, attribute: u32, value: In<c_void>) [init] {
+        let _ = (work_of(node)?, attribute, value);
+        Ok(())
+    }
+
+    fn cuGraphDebugDotPrint(graph: u64, path: In<c_char>, flags: u32) [init] {
+        let _ = flags;
+        let mut dot = String::from("digraph softgpu {\n");
+        let graph = get(graph)?;
+        for node in graph.nodes() {
+            dot += &format!("  n{:x} [label=\"type {}\"];\n", node.handle, node.work.node_type());
+        }
+        for (from, to) in graph.edges() {
+            dot += &format!("  n{from:x} -> n{to:x};\n");
+        }
+        dot += "}\n";
+        std::fs::write(text(path)?, dot).map_err(|_| Code::OPERATING_SYSTEM)
+    }
+}

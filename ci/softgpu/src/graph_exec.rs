@@ -1,0 +1,219 @@
+//! Executable graphs: a graph's work in the order in which it will run, and the running of it.
+//!
+//! A launch is one piece of work of its stream, and the nodes run one after another: the graph allows
+//! that, and nothing in it may count on running beside something else.
+
+use std::ffi::c_char;
+use std::sync::{Arc, Mutex};
+
+use crate::abi::{
+    CUDA_GRAPH_INSTANTIATE_PARAMS, CUDA_HOST_NODE_PARAMS, CUDA_KERNEL_NODE_PARAMS_v2, CUDA_MEMCPY3D,
+    CUDA_MEMSET_NODE_PARAMS, CUgraphExecUpdateResultInfo, In, Out,
+};
+use crate::capture;
+use crate::context::Health;
+use crate::copy::{Copy3, Fill};
+use crate::entry::api;
+use crate::errors::{Code, Res};
+use crate::event;
+use crate::graph::{self, Graph, Node, host_work};
+use crate::handles::{self, Registry};
+use crate::launch::Launch;
+use crate::stream::{self, Fence, Stream};
+use crate::sync::lock;
+use crate::work::Work;
+
+const ALL_FLAGS: u64 = 15;
+
+static EXECS: Registry<Exec> = Registry::new();
+
+struct Exec {
+    handle: u64,
+    flags: u64,
+    steps: Mutex<Vec<Node>>,
+    /// Two launches of one executable graph never overlap.
+    last: Mutex<Option<Fence>>,
+}
+
+/// The work of one launch.
+pub(crate) struct Run {
+    steps: Vec<Work>,
+}
+
+impl Run {
+    pub(crate) fn of(graph: &Graph) -> Res<Run> {
+        Ok(Run { steps: graph.in_order()?.into_iter().map(|node| node.work).collect() })
+    }
+
+    pub(crate) fn run(&self, health: &Health) -> Res {
+        for step in &self.steps {
+            if health.stopped() {
+                return Ok(());
+            }
+            step.run(health)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the events that this launch will record that they are pending.
+    fn announce(&self, fence: &Fence) {
+        for step in &self.steps {
+            match step {
+                Work::RecordEvent(event) => event.expect(fence.clone()),
+                Work::Graph(child) => child.announce(fence),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn instantiate(graph: u64, flags: u64) -> Res<u64> {
+    if flags & !ALL_FLAGS != 0 {
+        return Err(Code::INVALID_VALUE);
+    }
+    let steps = graph::get(graph)?.in_order()?;
+    let exec =
+        Arc::new(Exec { handle: handles::mint(), flags, steps: Mutex::new(steps), last: Mutex::new(None) });
+    EXECS.insert(exec.handle, exec.clone());
+    Ok(exec.handle)
+}
+
+fn launch(exec: &Exec, stream: &Arc<Stream>) -> Res {
+    let run = Arc::new(Run { steps: lock(&exec.steps).iter().map(|node| node.work.clone()).collect() });
+    if capture::is_capturing(stream) {
+        return stream::submit(stream, Work::Graph(run)).map(drop);
+    }
+    capture::legacy_allowed(stream)?;
+    let mut last = lock(&exec.last);
+    let waits = last.take().filter(|fence| !fence.reached()).into_iter().collect();
+    let fence = stream::submit_after(stream, Work::Graph(run.clone()), waits);
+    run.announce(&fence);
+    *last = Some(fence);
+    Ok(())
+}
+
+/// Gives one node of an executable graph other parameters of the same kind.
+fn set_step(exec: u64, node: u64, work: Work) -> Res {
+    let exec = EXECS.get(exec)?;
+    let mut steps = lock(&exec.steps);
+    let step = steps.iter_mut().find(|step| step.handle == node).ok_or(Code::INVALID_VALUE)?;
+    if step.work.node_type() != work.node_type() {
+        return Err(Code::INVALID_VALUE);
+    }
+    step.work = work;
+    Ok(())
+}
+
+/// Takes over the parameters of a graph of the same shape; says where it differs if it does.
+fn update(exec: &Exec, graph: &Graph) -> Result<(), (u32, u64)> {
+    const TOPOLOGY_CHANGED: u32 = 2;
+    const TYPE_CHANGED: u32 = 3;
+    let new = graph.in_order().map_err(|_| (1, 0))?;
+    let mut steps = lock(&exec.steps);
+    if new.len() != steps.len() {
+        return Err((TOPOLOGY_CHANGED, 0));
+    }
+    let place = |nodes: &[Node], handle: u64| nodes.iter().position(|node| node.handle == handle);
+    for (old, node) in steps.iter().zip(&new) {
+        if old.work.node_type() != node.work.node_type() {
+            return Err((TYPE_CHANGED, node.handle));
+        }
+        let before: Vec<_> = old.after.iter().map(|handle| place(&steps, *handle)).collect();
+        let after: Vec<_> = node.after.iter().map(|handle| place(&new, *handle)).collect();
+        if before != after {
+            return Err((TOPOLOGY_CHANGED, node.handle));
+        }
+    }
+    // The handles by which the program names the nodes stay those of the first graph.
+    for (old, node) in steps.iter_mut().zip(new) {
+        old.work = node.work;
+    }
+    Ok(())
+}
+
+api! {
+    fn cuGraphInstantiate_v2(out: Out<u64>, graph: u64, node: Out<u64>, log: Out<c_char>, room: usize) [ctx _] {
+        node.set_if_wanted(0);
+        if room > 0 {
+            log.set_if_wanted(0);
+        }
+        out.set(instantiate(graph, 0)?)
+    }
+
+    fn cuGraphInstantiateWithFlags(out: Out<u64>, graph: u64, flags: u64) [ctx _] {
+        out.set(instantiate(graph, flags)?)
+    }
+
+    fn cuGraphInstantiateWithParams(out: Out<u64>, graph: u64, params: Out<CUDA_GRAPH_INSTANTIATE_PARAMS>) [ctx _] {
+        let mut told = params.get()?;
+        told.hErrNode_out = 0;
+        match instantiate(graph, told.flags) {
+            Ok(handle) => {
+                told.result_out = 0;
+                params.set(told)?;
+                out.set(handle)
+            }
+            Err(code) => {
+                told.result_out = 1;
+                params.set(told)?;
+                Err(code)
+            }
+        }
+    }
+
+    fn cuGraphExecGetFlags(exec: u64, flags: Out<u64>) [init] {
+        flags.set(EXECS.get(exec)?.flags)
+    }
+
+    fn cuGraphExecDestroy(exec: u64) [init] {
+        EXECS.remove(exec).map(drop)
+    }
+
+    fn cuGraphUpload(exec: u64, handle: u64) [ctx context] {
+        let _ = (EXECS.get(exec)?, stream::get(context, handle)?);
+        Ok(())
+    }
+
+    fn cuGraphLaunch(exec: u64, handle: u64) [ctx context] {
+        let exec = EXECS.get(exec)?;
+        launch(&exec, &stream::get(context, handle)?)
+    }
+
+    fn cuGraphExecUpdate_v2(exec: u64, graph: u64, info: Out<CUgraphExecUpdateResultInfo>) [ctx _] {
+        let exec = EXECS.get(exec)?;
+        let outcome = update(&exec, &*graph::get(graph)?);
+        let (result, node) = outcome.err().unwrap_or((0, 0));
+        info.set(CUgraphExecUpdateResultInfo { result, errorNode: node, errorFromNode: 0 })?;
+        if result == 0 { Ok(()) } else { Err(Code::GRAPH_EXEC_UPDATE_FAILURE) }
+    }
+
+    fn cuGraphExecKernelNodeSetParams_v2(exec: u64, node: u64, params: In<CUDA_KERNEL_NODE_PARAMS_v2>) [ctx context] {
+        set_step(exec, node, Work::Kernel(Launch::from_node(context, &params.get()?)?))
+    }
+
+    fn cuGraphExecMemcpyNodeSetParams(exec: u64, node: u64, params: In<CUDA_MEMCPY3D>, ctx: u64) [init] {
+        let _ = ctx;
+        set_step(exec, node, Work::Copy(Arc::new(Copy3::from_params(&params.get()?)?)))
+    }
+
+    fn cuGraphExecMemsetNodeSetParams(exec: u64, node: u64, params: In<CUDA_MEMSET_NODE_PARAMS>, ctx: u64) [init] {
+        let _ = ctx;
+        set_step(exec, node, Work::Fill(Fill::from_node(&params.get()?)?))
+    }
+
+    fn cuGraphExecHostNodeSetParams(exec: u64, node: u64, params: In<CUDA_HOST_NODE_PARAMS>) [init] {
+        set_step(exec, node, host_work(params)?)
+    }
+
+    fn cuGraphExecEventRecordNodeSetEvent(exec: u64, node: u64, event: u64) [init] {
+        set_step(exec, node, Work::RecordEvent(event::get(event)?))
+    }
+
+    fn cuGraphExecEventWaitNodeSetEvent(exec: u64, node: u64, event: u64) [init] {
+        set_step(exec, node, Work::WaitEvent(event::get(event)?))
+    }
+
+    fn cuGraphExecChildGraphNodeSetParams(exec: u64, node: u64, child: u64) [init] {
+        set_step(exec, node, Work::Graph(Arc::new(Run::of(&*graph::get(child)?)?)))
+    }
+}

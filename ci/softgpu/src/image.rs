@@ -1,0 +1,203 @@
+//! Kernel images: finds the PTX in what a program hands to the driver.
+//!
+//! Images come without a length, as pointers; how far they reach is in their headers. Only PTX can be
+//! executed here: an image with machine code alone has nothing for this device.
+
+use std::borrow::Cow;
+use std::ffi::{CStr, c_char};
+use std::io::Read;
+
+use crate::attributes::{MAJOR, MINOR};
+use crate::errors::{Code, Res};
+
+const WRAPPER: u32 = 0x4662_43B1;
+const CONTAINER: u32 = 0xBA55_ED50;
+const ELF: u32 = u32::from_le_bytes(*b"\x7fELF");
+const PTX_ENTRY: u16 = 1;
+const LZ4: u64 = 0x2000;
+const ZSTD: u64 = 0x8000;
+/// No PTX is larger; a length beyond this is damage.
+const LARGEST: usize = 1 << 30;
+
+/// The PTX at an address that a program passed.
+pub(crate) fn ptx_at(image: u64) -> Res<String> {
+    if image == 0 {
+        return Err(Code::INVALID_VALUE);
+    }
+    match first_word(image) {
+        WRAPPER => {
+            // SAFETY: a wrapper has three words; the second is the container's address.
+            let container = unsafe { ((image + 8) as *const u64).read_unaligned() };
+            if container == 0 { Err(Code::INVALID_IMAGE) } else { ptx_at(container) }
+        }
+        CONTAINER => {
+            // SAFETY: the header is there, and after it as much as it says.
+            let bytes = unsafe {
+                let header = usize::from(((image + 6) as *const u16).read_unaligned());
+                let len = usize::try_from(((image + 8) as *const u64).read_unaligned());
+                let len = len.ok().filter(|len| *len < LARGEST).ok_or(Code::INVALID_IMAGE)?;
+                std::slice::from_raw_parts(image as *const u8, header + len)
+            };
+            from_container(bytes)
+        }
+        ELF => Err(Code::NO_BINARY_FOR_GPU),
+        _ => {
+            // SAFETY: what is none of the above is text that ends in NUL.
+            let text = unsafe { CStr::from_ptr(image as *const c_char) };
+            as_ptx(text.to_bytes())
+        }
+    }
+}
+
+/// The PTX in a file's contents.
+pub(crate) fn ptx_in(mut bytes: Vec<u8>) -> Res<String> {
+    bytes.push(0);
+    match bytes.first_chunk().map(|word| u32::from_le_bytes(*word)) {
+        Some(CONTAINER) => from_container(&bytes),
+        Some(ELF) => Err(Code::NO_BINARY_FOR_GPU),
+        _ => as_ptx(bytes.split(|byte| *byte == 0).next().unwrap_or_default()),
+    }
+}
+
+/// Reads the first four bytes, or fewer if a NUL comes first.
+fn first_word(image: u64) -> u32 {
+    let mut word = [0; 4];
+    for (index, byte) in word.iter_mut().enumerate() {
+        // SAFETY: every image has a first byte, and text goes on until its NUL.
+        *byte = unsafe { ((image + index as u64) as *const u8).read() };
+        if *byte == 0 {
+            break;
+        }
+    }
+    u32::from_le_bytes(word)
+}
+
+fn as_ptx(bytes: &[u8]) -> Res<String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| Code::INVALID_IMAGE)?;
+    // NVIDIA's compilers begin with comments; anything that is no PTX has no version line.
+    if text.contains(".version") { Ok(text.to_owned()) } else { Err(Code::INVALID_IMAGE) }
+}
+
+/// One entry of a container.
+struct Entry<'a> {
+    kind: u16,
+    sm: u32,
+    payload: &'a [u8],
+    flags: u64,
+    compressed: usize,
+    uncompressed: usize,
+}
+
+/// The PTX for the newest architecture that this device can run.
+pub(crate) fn from_container(bytes: &[u8]) -> Res<String> {
+    let own = (MAJOR * 10 + MINOR).cast_unsigned();
+    let entries = entries(bytes).ok_or(Code::INVALID_IMAGE)?;
+    let best = entries
+        .iter()
+        .filter(|entry| entry.kind == PTX_ENTRY && entry.sm <= own)
+        .max_by_key(|entry| entry.sm);
+    let entry = best.ok_or(Code::NO_BINARY_FOR_GPU)?;
+    let text = unpack(entry).ok_or(Code::INVALID_IMAGE)?;
+    as_ptx(text.split(|byte| *byte == 0).next().unwrap_or_default())
+}
+
+fn entries(bytes: &[u8]) -> Option<Vec<Entry<'_>>> {
+    let header = usize::from(u16::from_le_bytes(*bytes.get(6..)?.first_chunk()?));
+    let len = usize::try_from(u64::from_le_bytes(*bytes.get(8..)?.first_chunk()?)).ok()?;
+    let mut rest = bytes.get(header..header.checked_add(len)?)?;
+    let mut found = Vec::new();
+    while rest.len() >= 64 {
+        let word = |at: usize| Some(u32::from_le_bytes(*rest.get(at..)?.first_chunk()?));
+        let long = |at: usize| Some(u64::from_le_bytes(*rest.get(at..)?.first_chunk()?));
+        let header = usize::try_from(word(4)?).ok()?;
+        let padded = usize::try_from(long(8)?).ok()?;
+        let end = header.checked_add(padded)?;
+        if header < 64 {
+            return None;
+        }
+        found.push(Entry {
+            kind: u16::from_le_bytes(*rest.first_chunk()?),
+            sm: word(28)?,
+            payload: rest.get(header..end)?,
+            flags: long(40)?,
+            compressed: usize::try_from(word(16)?).ok()?,
+            uncompressed: usize::try_from(long(56)?).ok()?,
+        });
+        rest = rest.get(end..)?;
+    }
+    Some(found)
+}
+
+fn unpack<'a>(entry: &Entry<'a>) -> Option<Cow<'a, [u8]>> {
+    if entry.flags & (LZ4 | ZSTD) == 0 {
+        return Some(Cow::Borrowed(entry.payload));
+    }
+    if entry.uncompressed > LARGEST {
+        return None;
+    }
+    let packed = if entry.compressed == 0 { entry.payload } else { entry.payload.get(..entry.compressed)? };
+    if entry.flags & LZ4 != 0 {
+        return lz4_flex::block::decompress(packed, entry.uncompressed).ok().map(Cow::Owned);
+    }
+    let mut text = Vec::new();
+    let decoder = ruzstd::decoding::StreamingDecoder::new(packed).ok()?;
+    decoder.take(LARGEST as u64).read_to_end(&mut text).ok()?;
+    Some(Cow::Owned(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PTX: &[u8] = b"//\n.version 8.0\n.target sm_90\n\0";
+
+    fn entry(kind: u16, sm: u32, payload: &[u8], flags: u64, uncompressed: usize) -> Vec<u8> {
+        let padded = payload.len().next_multiple_of(8);
+        let mut bytes = vec![0; 64 + padded];
+        bytes[..2].copy_from_slice(&kind.to_le_bytes());
+        bytes[4..8].copy_from_slice(&64u32.to_le_bytes());
+        bytes[8..16].copy_from_slice(&(padded as u64).to_le_bytes());
+        if flags != 0 {
+            bytes[16..20].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+        }
+        bytes[28..32].copy_from_slice(&sm.to_le_bytes());
+        bytes[40..48].copy_from_slice(&flags.to_le_bytes());
+        bytes[56..64].copy_from_slice(&(uncompressed as u64).to_le_bytes());
+        bytes[64..64 + payload.len()].copy_from_slice(payload);
+        bytes
+    }
+
+    fn container(entries: &[Vec<u8>]) -> Vec<u8> {
+        let files = entries.concat();
+        let mut bytes = CONTAINER.to_le_bytes().to_vec();
+        bytes.extend([1, 0, 16, 0]);
+        bytes.extend((files.len() as u64).to_le_bytes());
+        bytes.extend(files);
+        bytes
+    }
+
+    #[test]
+    fn plain_and_lz4_entries_are_found() {
+        let lz4 = lz4_flex::block::compress(PTX);
+        for image in [
+            container(&[entry(2, 90, b"\x7fELF", 0, 0), entry(PTX_ENTRY, 90, PTX, 0, 0)]),
+            container(&[entry(PTX_ENTRY, 80, &lz4, LZ4, PTX.len())]),
+        ] {
+            assert!(from_container(&image).unwrap().starts_with("//\n.version"));
+        }
+    }
+
+    #[test]
+    fn machine_code_alone_and_newer_ptx_are_refused() {
+        let image = container(&[entry(2, 90, b"\x7fELF", 0, 0), entry(PTX_ENTRY, 100, PTX, 0, 0)]);
+        assert_eq!(from_container(&image), Err(Code::NO_BINARY_FOR_GPU));
+    }
+
+    #[test]
+    fn damage_is_an_error() {
+        let whole = container(&[entry(PTX_ENTRY, 90, PTX, LZ4, PTX.len())]);
+        for cut in 0..whole.len() {
+            assert!(from_container(&whole[..cut]).is_err());
+        }
+    }
+}
