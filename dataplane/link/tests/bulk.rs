@@ -101,7 +101,9 @@ fn poll(socket: TcpStream) -> Box<dyn BulkEngine> {
 }
 
 /// Every kind of pair of bulk lanes, by name.
-fn pairs() -> Vec<(&'static str, Box<dyn BulkEngine>, Box<dyn BulkEngine>)> {
+type Pair = (&'static str, Box<dyn BulkEngine>, Box<dyn BulkEngine>);
+
+fn pairs() -> Vec<Pair> {
     let mut pairs = Vec::new();
     let (one, other) = tcp_pair();
     pairs.push(("ring to ring", ring(one), ring(other)));
@@ -248,7 +250,7 @@ fn a_header_that_belies_its_payload_is_the_callers_mistake() {
     for make in [ring, poll] {
         let (one, _other) = tcp_pair();
         let end = End::new(make(one));
-        let bytes = vec![0; 10];
+        let bytes = [0; 10];
         // SAFETY: the payload outlives the lane.
         let payload = unsafe { RawSlice::new(bytes.as_ptr(), 10) };
         end.lane.send(OutChunk { header: ChunkHeader::host_to_device(0, 11), payload, done: 0 });
