@@ -1,5 +1,6 @@
 //! Fusewire's server: daemon and workers
 
 pub mod control;
+pub mod daemon;
 pub mod driver;
 pub mod placement;

@@ -20,5 +20,16 @@
 mod channel;
 mod message;
 
+use std::path::PathBuf;
+
 pub use channel::{ControlError, DaemonEnd, WorkerEnd, close_inherited, pair};
 pub use message::{FromWorker, MAX_MESSAGE, Malformed, Open, SessionStats, Staging, ToWorker};
+
+/// What a worker process is started with, from its command line.
+#[derive(Clone, Debug)]
+pub struct WorkerOptions {
+    /// Where the control socket is, for [`WorkerEnd::from_fd`].
+    pub control_fd: i32,
+    /// The driver library; `None` for libcuda.so.1 as the dynamic loader finds it.
+    pub driver: Option<PathBuf>,
+}

@@ -1,0 +1,397 @@
+//! The front: accepts, greets, admits, and passes sockets on.
+//!
+//! Nothing a stranger sends can hold it up: a greeting has a time limit and a
+//! size limit, and only so many are under way at once. Which sessions exist is
+//! known here; what they do is known to their worker only.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdStream;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fusewire_wire::hello::{Hello, Lines, Refusal, RefusedReason, Welcome};
+use fusewire_wire::inventory::{self, Inventory};
+use futures_lite::{AsyncReadExt, AsyncWriteExt, future};
+use glommio::channels::local_channel::{self, LocalSender};
+use glommio::channels::shared_channel::{ConnectedReceiver, ConnectedSender, SharedReceiver, SharedSender};
+use glommio::net::{TcpListener, TcpStream, UnixStream};
+use glommio::timer::{sleep, timeout};
+use glommio::{GlommioError, spawn_local};
+use rustix::fs::OFlags;
+
+use super::ServeOptions;
+use super::hello::{self, Request};
+use super::log::{Log, clean};
+use super::pool::{FromPool, ToPool};
+use crate::control::Open;
+
+/// How long a greeting may take.
+const HELLO_LIMIT: Duration = Duration::from_secs(5);
+/// Greetings under way at once; connections beyond that wait in the listen queue.
+const MAX_GREETINGS: usize = 256;
+/// How long a client is given to take a refusal before the connection is closed on it.
+const LINGER: Duration = Duration::from_secs(1);
+/// How long a session waits for a worker, unless the client says that it will wait less.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// How old an inventory may be that is given out.
+const FRESH: Duration = Duration::from_millis(250);
+/// How long a query waits for a fresh inventory before it gets the old one.
+const REFRESH_LIMIT: Duration = Duration::from_millis(300);
+/// Refusals written to the log in any one second; a flood of strangers is not a flood of lines.
+const REFUSALS_PER_SECOND: u32 = 20;
+
+/// What the front is started with.
+pub(super) struct Setup {
+    pub(super) options: Arc<ServeOptions>,
+    pub(super) log: Log,
+    pub(super) inventory: Inventory,
+    pub(super) listener: StdListener,
+    pub(super) address: SocketAddr,
+    pub(super) signals: StdStream,
+    /// One pair of channels per GPU.
+    pub(super) links: Vec<(SharedSender<ToPool>, SharedReceiver<FromPool>)>,
+}
+
+struct Front {
+    options: Arc<ServeOptions>,
+    log: Log,
+    pools: Vec<ConnectedSender<ToPool>>,
+    /// Which pool has a session.
+    sessions: HashMap<[u64; 2], usize>,
+    inventory: Inventory,
+    taken: Instant,
+    /// Queries that wait for a fresh inventory.
+    asking: Vec<LocalSender<()>>,
+    greetings: usize,
+    refusals: (u64, u32),
+    stopping: bool,
+    since: Instant,
+}
+
+type Shared = Rc<RefCell<Front>>;
+
+/// Runs until a signal says stop and all sessions are closed.
+pub(super) async fn run(setup: Setup) {
+    let Setup { options, log, inventory, listener, address, signals, links } = setup;
+    let mut pools = Vec::new();
+    let mut events = Vec::new();
+    for (sender, receiver) in links {
+        pools.push(sender.connect().await);
+        events.push(receiver.connect().await);
+    }
+    let now = Instant::now();
+    let front = Rc::new(RefCell::new(Front {
+        options,
+        log: log.clone(),
+        pools,
+        sessions: HashMap::new(),
+        inventory,
+        taken: now,
+        asking: Vec::new(),
+        greetings: 0,
+        refusals: (0, 0),
+        stopping: false,
+        since: now,
+    }));
+    let listening: Vec<_> =
+        events.into_iter().map(|events| spawn_local(hear(Rc::clone(&front), events)).detach()).collect();
+    // SAFETY: both descriptors are given away whole by the values that owned them.
+    let (listener, mut signals) = unsafe {
+        (TcpListener::from_raw_fd(listener.into_raw_fd()), UnixStream::from_raw_fd(signals.into_raw_fd()))
+    };
+    log.info(&format!("listening on {address}"));
+    let mut signal = [0; 1];
+    future::or(accept(&front, &listener), async {
+        // End-of-file cannot come: the signal handler holds the other end for good.
+        let _ = signals.read(&mut signal).await;
+    })
+    .await;
+    drop(listener);
+    let pools = {
+        let mut at = front.borrow_mut();
+        at.stopping = true;
+        log.info(&format!("stopping; {} session(s) are closed", at.sessions.len()));
+        std::mem::take(&mut at.pools)
+    };
+    for pool in pools {
+        // A pool that cannot be reached has ended already.
+        let _ = pool.send(ToPool::Stop).await;
+    }
+    // A pool ends its channel when its last worker is gone.
+    for events in listening {
+        events.await;
+    }
+}
+
+async fn accept(front: &Shared, listener: &TcpListener) {
+    loop {
+        if front.borrow().greetings >= MAX_GREETINGS {
+            sleep(Duration::from_millis(10)).await;
+            continue;
+        }
+        match listener.accept().await {
+            Ok(stream) => {
+                front.borrow_mut().greetings += 1;
+                let front = Rc::clone(front);
+                spawn_local(async move {
+                    greet(&front, stream).await;
+                    front.borrow_mut().greetings -= 1;
+                })
+                .detach();
+            }
+            Err(error) => {
+                // Out of descriptors, most likely: it passes when some are closed.
+                front.borrow_mut().refused(
+                    "a connection",
+                    &format!("cannot be accepted ({error}): check the limit on open files"),
+                );
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// Takes in what one pool reports.
+async fn hear(front: Shared, events: ConnectedReceiver<FromPool>) {
+    while let Some(event) = events.recv().await {
+        let mut at = front.borrow_mut();
+        match event {
+            FromPool::Ended { session } => {
+                at.sessions.remove(&session);
+            }
+            FromPool::Inventory { bytes } => match inventory::parse(&bytes) {
+                Ok(inventory) => {
+                    at.inventory = inventory;
+                    at.taken = Instant::now();
+                    // Dropping the senders wakes those who wait.
+                    at.asking.clear();
+                }
+                Err(error) => {
+                    at.log.error(&format!("a worker sent a list of devices that cannot be read: {error}"))
+                }
+            },
+        }
+    }
+}
+
+/// One connection, from accept until it is passed on, answered or refused.
+async fn greet(front: &Shared, mut stream: TcpStream) {
+    let peer = stream.peer_addr().map_or_else(|_| "?".to_owned(), |peer| peer.to_string());
+    let arrived = Instant::now();
+    let read = timeout(HELLO_LIMIT, async { Ok(hello::read(&mut stream).await) }).await;
+    let read = read.unwrap_or_else(|_: GlommioError<()>| {
+        Err(Refusal::new(
+            RefusedReason::Malformed,
+            format!("the greeting did not arrive within {} s", HELLO_LIMIT.as_secs()),
+        ))
+    });
+    let outcome = match read {
+        Ok((hello, lines)) => {
+            let options = Arc::clone(&front.borrow().options);
+            match hello::judge(&hello, &lines, options.token.as_deref()) {
+                Ok(Request::Query) => answer_query(front, &mut stream).await,
+                Ok(Request::Open) => front.borrow_mut().open(&stream, &peer, hello, &lines, arrived),
+                Ok(Request::Join) => front.borrow().join(&stream, hello, &lines),
+                Err(refusal) => Err(refusal),
+            }
+        }
+        Err(refusal) => Err(refusal),
+    };
+    if let Err(refusal) = outcome {
+        front.borrow_mut().refused(&peer, &format!("refused ({}): {}", refusal.reason, refusal.text));
+        refuse(&mut stream, &refusal).await;
+    }
+}
+
+/// Says no so that it arrives: a connection closed with unread data in it is
+/// reset, and the reset may overtake the answer.
+async fn refuse(stream: &mut TcpStream, refusal: &Refusal) {
+    let _ = timeout(LINGER, async {
+        stream.write_all(&refusal.to_bytes()).await?;
+        stream.shutdown(std::net::Shutdown::Write).await?;
+        let mut rest = [0; 4096];
+        while stream.read(&mut rest).await? > 0 {}
+        Ok::<(), GlommioError<()>>(())
+    })
+    .await;
+}
+
+/// Answers with the inventory, fresh if a worker is idle to make it so.
+async fn answer_query(front: &Shared, stream: &mut TcpStream) -> Result<(), Refusal> {
+    let asked = {
+        let mut at = front.borrow_mut();
+        if at.taken.elapsed() < FRESH {
+            None
+        } else {
+            let first = at.asking.is_empty();
+            let (sender, receiver) = local_channel::new_bounded(1);
+            at.asking.push(sender);
+            if first && let Some(pool) = at.pools.first() {
+                // If the pool is too busy to listen, the old inventory will do.
+                let _ = pool.try_send(ToPool::Refresh);
+            }
+            Some(receiver)
+        }
+    };
+    if let Some(receiver) = asked {
+        let answered =
+            timeout(REFRESH_LIMIT, async { Ok::<_, GlommioError<()>>(receiver.recv().await) }).await;
+        if answered.is_err() {
+            // Nobody is idle. The next query asks again.
+            front.borrow_mut().asking.clear();
+        }
+    }
+    let bytes = {
+        let mut at = front.borrow_mut();
+        let sessions = at.sessions.len() as u32;
+        let most = at.options.max_sessions as u32;
+        let header = &mut at.inventory.header;
+        (header.sessions, header.max_sessions) = (sessions, most);
+        inventory::set_text(&mut header.server, env!("CARGO_PKG_VERSION"));
+        Welcome::blank().with_tail(&at.inventory.to_bytes())
+    };
+    let _ = timeout(LINGER, async { stream.write_all(&bytes).await.map_err(GlommioError::<()>::from) }).await;
+    Ok(())
+}
+
+impl Front {
+    /// Admits a session and passes its socket to the pool with the fewest.
+    fn open(
+        &mut self,
+        stream: &TcpStream,
+        peer: &str,
+        hello: Hello,
+        lines: &Lines,
+        arrived: Instant,
+    ) -> Result<(), Refusal> {
+        let most = self.options.max_sessions;
+        if most != 0 && self.sessions.len() >= most {
+            return Err(Refusal::new(
+                RefusedReason::NoCapacity,
+                format!(
+                    "all {most} sessions of this server are taken: try again when one has ended, or raise --max-sessions"
+                ),
+            ));
+        }
+        let socket = take_socket(stream)?;
+        let session = new_name()?;
+        let load = |pool: usize| self.sessions.values().filter(|&&at| at == pool).count();
+        let Some(index) = (0..self.pools.len()).min_by_key(|&pool| load(pool)) else {
+            return Err(stopping());
+        };
+        let open = Open {
+            hello,
+            lines: without_token(lines),
+            session,
+            device: index as u32,
+            staging: self.options.staging,
+            peer: peer.to_owned(),
+            cores: Vec::new(),
+        };
+        let said = |key, most| lines.get(key).map(|value| clean(value, most)).unwrap_or_default();
+        let program = format!("{} (pid {} on {})", said("program", 80), said("pid", 10), said("host", 64));
+        // A little less than the client's patience, so that it hears why.
+        let patience =
+            lines.get("patience").and_then(|text| text.parse().ok()).map_or(PATIENCE, Duration::from_millis);
+        let deadline = arrived + (patience * 9 / 10).min(PATIENCE);
+        match self.pools[index].try_send(ToPool::Open { open, socket, program, deadline }) {
+            Ok(()) => {
+                self.sessions.insert(session, index);
+                Ok(())
+            }
+            Err(_) => Err(busy()),
+        }
+    }
+
+    /// Passes another connection of a session to where the session is.
+    fn join(&self, stream: &TcpStream, hello: Hello, lines: &Lines) -> Result<(), Refusal> {
+        let pool = self.sessions.get(&hello.session).and_then(|&index| self.pools.get(index));
+        let Some(pool) = pool else {
+            return Err(if self.stopping { stopping() } else { hello::unknown_session() });
+        };
+        let socket = take_socket(stream)?;
+        pool.try_send(ToPool::Join { hello, lines: without_token(lines), socket }).map_err(|_| busy())
+    }
+
+    /// Writes down that somebody was turned away, unless too many were this second.
+    fn refused(&mut self, who: &str, what: &str) {
+        let second = self.since.elapsed().as_secs();
+        if self.refusals.0 != second {
+            self.refusals = (second, 0);
+        }
+        self.refusals.1 += 1;
+        match self.refusals.1 {
+            count if count < REFUSALS_PER_SECOND => self.log.error(&format!("{who} {what}")),
+            REFUSALS_PER_SECOND => self.log.error("more refusals this second are not listed"),
+            _ => {}
+        }
+    }
+}
+
+/// A descriptor for the worker, in blocking mode and without delay of small
+/// messages. The stream's own is closed when the stream goes.
+fn take_socket(stream: &TcpStream) -> Result<OwnedFd, Refusal> {
+    let failed = |error: std::io::Error| {
+        Refusal::new(
+            RefusedReason::Unavailable,
+            format!("the server cannot pass the connection on ({error}); see its limit on open files"),
+        )
+    };
+    stream.set_nodelay(true).map_err(|error| failed(error.into()))?;
+    // SAFETY: the stream outlives this borrow and keeps its descriptor open.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+    let flags = rustix::fs::fcntl_getfl(borrowed).map_err(|error| failed(error.into()))?;
+    rustix::fs::fcntl_setfl(borrowed, flags - OFlags::NONBLOCK).map_err(|error| failed(error.into()))?;
+    borrowed.try_clone_to_owned().map_err(failed)
+}
+
+/// 128 random bits, never zero: whoever knows them may join the session.
+fn new_name() -> Result<[u64; 2], Refusal> {
+    let mut words = [0; 2];
+    while words == [0; 2] {
+        words = [random()?, random()?];
+    }
+    Ok(words)
+}
+
+fn random() -> Result<u64, Refusal> {
+    getrandom::u64().map_err(|error| {
+        Refusal::new(RefusedReason::Unavailable, format!("the server has no random numbers ({error})"))
+    })
+}
+
+fn without_token(lines: &Lines) -> Vec<u8> {
+    let kept =
+        lines.as_bytes().split_inclusive(|&byte| byte == b'\n').filter(|line| !line.starts_with(b"token="));
+    kept.flatten().copied().collect()
+}
+
+fn stopping() -> Refusal {
+    Refusal::new(RefusedReason::ShuttingDown, "the server is shutting down")
+}
+
+fn busy() -> Refusal {
+    Refusal::new(RefusedReason::NoCapacity, "the server is too busy to take another connection: try again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_token_goes_no_further() {
+        let lines = Lines::default().with("pid", "1").with("token", "secret").with("host", "token=x");
+        assert_eq!(without_token(&lines), b"pid=1\nhost=token=x\n");
+    }
+
+    #[test]
+    fn names_differ() {
+        let (a, b) = (new_name().unwrap(), new_name().unwrap());
+        assert_ne!(a, b);
+        assert_ne!(a, [0; 2]);
+    }
+}

@@ -1,0 +1,177 @@
+//! `fusewire serve`, and the hidden `fusewire worker` that it starts.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::builder::RangedU64ValueParser;
+use fusewire_connect::Token;
+use fusewire_server::control::{self, Staging, WorkerOptions};
+use fusewire_server::daemon::{self, ServeOptions};
+use fusewire_server::placement;
+
+use crate::fail;
+
+/// Offer this machine's GPUs to clients.
+///
+/// One process per session, so that no program can reach another's memory.
+/// Placement is printed first, then `listening on …`; SIGTERM or Ctrl-C closes
+/// all sessions and ends the server.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  fusewire serve
+  fusewire serve --listen 0.0.0.0:7543 --token-file /etc/fusewire/token
+  fusewire serve --driver target/debug/libsoftgpu.so --warm-workers 1")]
+pub(crate) struct Args {
+    /// Where to listen; beyond loopback this needs --token-file or --insecure
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7543")]
+    listen: String,
+    /// File with the token that clients must show
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Let everybody who can reach the port use the GPUs
+    #[arg(long)]
+    insecure: bool,
+    /// The CUDA driver library [default: libcuda.so.1 as the dynamic loader finds it]
+    #[arg(long, value_name = "PATH")]
+    driver: Option<PathBuf>,
+    /// Workers kept ready for each GPU, so that sessions open fast
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = RangedU64ValueParser::<usize>::new().range(0..=256))]
+    warm_workers: usize,
+    /// Most sessions at once; 0 for no limit
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    max_sessions: usize,
+    /// Bulk transfer slots of a session, each way [default: the worker's choice]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=1024))]
+    staging_slots: Option<u32>,
+    /// Bytes of one slot, such as 1M [default: the worker's choice]
+    #[arg(long, value_name = "BYTES", value_parser = slot_bytes)]
+    slot_bytes: Option<u32>,
+    /// Devices to offer, as CUDA_VISIBLE_DEVICES names them
+    #[arg(long, value_name = "LIST")]
+    devices: Option<String>,
+    /// Cores to use, such as 0-7,16 [default: all]
+    #[arg(long, value_name = "LIST", value_parser = cores)]
+    cores: Option<Cores>,
+    /// Say only what went wrong
+    #[arg(long)]
+    quiet: bool,
+}
+
+/// Runs the daemon.
+pub(crate) fn serve(args: Args) -> ExitCode {
+    let token = match args.token_file.as_deref().map(Token::from_file).transpose() {
+        Ok(token) => token.map(|token| token.reveal().to_owned()),
+        Err(error) => return fail(&error),
+    };
+    let slots = args.staging_slots.unwrap_or(0);
+    daemon::serve(ServeOptions {
+        listen: args.listen,
+        token,
+        insecure: args.insecure,
+        driver: args.driver,
+        warm_workers: args.warm_workers,
+        max_sessions: args.max_sessions,
+        staging: Staging {
+            slot_bytes: args.slot_bytes.unwrap_or(0),
+            h2d_slots: slots,
+            d2h_slots: slots,
+            reserved: 0,
+        },
+        devices: args.devices,
+        cores: args.cores.map(|cores| cores.0),
+        quiet: args.quiet,
+    })
+}
+
+/// Serve one session. Started by the daemon; of no use by hand.
+#[derive(Debug, clap::Args)]
+pub(crate) struct WorkerArgs {
+    /// Descriptor of the control socket
+    #[arg(long, value_name = "FD")]
+    control_fd: i32,
+    /// The CUDA driver library
+    #[arg(long, value_name = "PATH")]
+    driver: Option<PathBuf>,
+    /// Cores this process may use
+    #[arg(long, value_name = "LIST", value_parser = cores)]
+    cores: Option<Cores>,
+}
+
+/// Becomes a worker.
+pub(crate) fn worker(args: WorkerArgs) -> ExitCode {
+    if let Ok(after) = u32::try_from(args.control_fd + 1)
+        && args.control_fd > 2
+    {
+        // SAFETY: main has opened nothing yet, so nobody here owns a descriptor past the control socket.
+        unsafe { control::close_inherited(after) };
+    }
+    // Before any thread exists, so that the driver's own threads are confined too.
+    if let Some(Cores(cores)) = &args.cores
+        && let Err(error) = placement::confine(cores)
+    {
+        eprintln!("fusewire: worker runs on any core ({error})");
+    }
+    run_worker(&WorkerOptions { control_fd: args.control_fd, driver: args.driver })
+}
+
+fn run_worker(options: &WorkerOptions) -> ExitCode {
+    let end = match control::WorkerEnd::from_fd(options.control_fd) {
+        Ok(end) => end,
+        Err(error) => return fail(&format!("a worker is started by `fusewire serve` only ({error})")),
+    };
+    let text = "this build has no worker".to_owned();
+    match end.send(&control::FromWorker::Failed { text }) {
+        Ok(()) => ExitCode::FAILURE,
+        Err(error) => fail(&error),
+    }
+}
+
+/// A list of cores.
+#[derive(Clone, Debug)]
+struct Cores(Vec<u32>);
+
+fn cores(text: &str) -> Result<Cores, String> {
+    match placement::parse_cpulist(text) {
+        Some(cores) if !cores.is_empty() => Ok(Cores(cores)),
+        _ => Err("expected a list of cores such as 0-7,16".to_owned()),
+    }
+}
+
+fn slot_bytes(text: &str) -> Result<u32, String> {
+    const LIMITS: std::ops::RangeInclusive<u64> = (64 << 10)..=(64 << 20);
+    let (digits, unit) =
+        match text.to_ascii_uppercase().strip_suffix('B').unwrap_or(&text.to_ascii_uppercase()) {
+            text if text.ends_with('K') => (text.trim_end_matches('K').to_owned(), 1 << 10),
+            text if text.ends_with('M') => (text.trim_end_matches('M').to_owned(), 1 << 20),
+            text => (text.to_owned(), 1),
+        };
+    let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    match bytes {
+        Some(bytes) if LIMITS.contains(&bytes) && bytes % 4096 == 0 => Ok(bytes as u32),
+        _ => Err("expected a multiple of 4096 from 64K to 64M".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slot_sizes() {
+        assert_eq!(slot_bytes("1M"), Ok(1 << 20));
+        assert_eq!(slot_bytes("256k"), Ok(256 << 10));
+        assert_eq!(slot_bytes("1MB"), Ok(1 << 20));
+        assert_eq!(slot_bytes("65536"), Ok(65536));
+        for bad in ["", "M", "1G", "65537", "63K", "65M", "-1", "99999999999999999999M"] {
+            assert!(slot_bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn core_lists() {
+        assert_eq!(cores("0-2").map(|cores| cores.0), Ok(vec![0, 1, 2]));
+        assert!(cores("").is_err());
+        assert!(cores("x").is_err());
+    }
+}
