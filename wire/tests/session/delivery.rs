@@ -24,6 +24,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::ServerResumes),
         2 => Just(Step::ClientResumes),
         1 => Just(Step::Acknowledge),
+        1 => Just(Step::Repeat),
         1 => any::<bool>().prop_map(|server_notices| Step::Cut { server_notices }),
         3 => Just(Step::Reconnect),
     ]

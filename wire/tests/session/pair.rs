@@ -13,6 +13,7 @@ use fusewire_wire::frame::Record;
 use fusewire_wire::hello::{Hello, OpeningReader, Welcome};
 use fusewire_wire::session::{
     ChannelConfig, ClientConfig, ClientSession, Flow, Nanos, Next, OutboxConfig, ServerConfig, ServerSession,
+    Transmit,
 };
 
 pub(crate) const SESSION: [u64; 2] = [7, 9];
@@ -88,6 +89,8 @@ pub(crate) enum Step {
     ServerResumes,
     ClientResumes,
     Acknowledge,
+    /// The last batch of either end goes out once more.
+    Repeat,
     /// Everything under way is lost. The server may or may not notice before the client is back.
     Cut {
         server_notices: bool,
@@ -105,6 +108,9 @@ pub(crate) struct Pair {
     greeted: bool,
     up: Pipe,
     down: Pipe,
+    /// The last batch written on this connection, each way.
+    last_up: Vec<u8>,
+    last_down: Vec<u8>,
     bulk_up: [Pipe; MAX_LANES],
     bulk_down: [Pipe; MAX_LANES],
     program: Program,
@@ -172,6 +178,8 @@ impl Pair {
             greeted: false,
             up: Pipe::new(),
             down: Pipe::new(),
+            last_up: Vec::new(),
+            last_down: Vec::new(),
             bulk_up: Default::default(),
             bulk_down: Default::default(),
             program: Program::default(),
@@ -205,9 +213,8 @@ impl Pair {
                 }
             }
             Step::CopyToHost { chunks } if self.setup.lanes != 0 => {
-                if self.push_operation(TO_HOST, &[chunks.into()], &[]) {
-                    self.program.copies += 1;
-                }
+                let pushed = self.push_operation(TO_HOST, &[chunks.into()], &[]);
+                self.program.copies += u64::from(pushed);
             }
             Step::ClientWrites => self.client_writes(),
             Step::ServerWrites => self.server_writes(),
@@ -225,6 +232,10 @@ impl Pair {
                     server.acknowledge();
                 }
             }
+            Step::Repeat => {
+                self.up.extend(&self.last_up);
+                self.down.extend(&self.last_down);
+            }
             Step::Cut { server_notices } => self.cut(server_notices),
             Step::Reconnect if !self.connected => self.connect(),
             _ => {}
@@ -238,6 +249,10 @@ impl Pair {
         }
         for _ in 0..100_000 {
             let before = self.progress();
+            self.client.acknowledge();
+            if let Some(server) = &mut self.server {
+                server.acknowledge();
+            }
             self.client_writes();
             self.command_arrives(usize::MAX);
             self.server_writes();
@@ -250,10 +265,6 @@ impl Pair {
             self.retire(0);
             self.server_receives(None);
             self.client_receives(None);
-            self.client.acknowledge();
-            if let Some(server) = &mut self.server {
-                server.acknowledge();
-            }
             if before == self.progress() {
                 break;
             }
@@ -303,6 +314,9 @@ impl Pair {
         while let Some(bytes) = self.client.transmit() {
             assert!(self.connected);
             self.up.extend(bytes.iter());
+            if let Transmit::Batch(batch) = bytes {
+                self.last_up = batch.to_vec();
+            }
         }
     }
 
@@ -313,6 +327,9 @@ impl Pair {
             // A server that has not noticed the cut writes into the void.
             if self.connected && self.greeted {
                 self.down.extend(bytes.iter());
+                if let Transmit::Batch(batch) = bytes {
+                    self.last_down = batch.to_vec();
+                }
             }
         }
     }
@@ -563,9 +580,10 @@ impl Pair {
         self.cuts += 1;
         self.connected = false;
         self.greeted = false;
-        for pipe in [&mut self.up, &mut self.down] {
-            pipe.clear();
-        }
+        self.up.clear();
+        self.down.clear();
+        self.last_up.clear();
+        self.last_down.clear();
         for pipe in self.bulk_up.iter_mut().chain(&mut self.bulk_down) {
             pipe.clear();
         }
