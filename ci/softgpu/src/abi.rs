@@ -235,3 +235,29 @@ impl<T> Out<T> {
         Out(pointer)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn structures_have_the_sizes_of_cuda_h() {
+        assert_eq!(size_of::<CUDA_MEMCPY2D>(), 128);
+        assert_eq!(size_of::<CUDA_MEMCPY3D>(), 200);
+        assert_eq!(size_of::<CUDA_ARRAY_DESCRIPTOR>(), 24);
+        assert_eq!(size_of::<CUDA_ARRAY3D_DESCRIPTOR>(), 40);
+        assert_eq!(size_of::<CUmemAllocationProp>(), 32);
+        assert_eq!(size_of::<CUmemAccessDesc>(), 12);
+        assert_eq!(size_of::<CUmemPoolProps>(), 88);
+        assert_eq!(size_of::<CUDA_KERNEL_NODE_PARAMS_v2>(), 72);
+        assert_eq!(size_of::<CUDA_MEMSET_NODE_PARAMS>(), 40);
+        assert_eq!(size_of::<CUDA_HOST_NODE_PARAMS>(), 16);
+        assert_eq!(size_of::<CUDA_BATCH_MEM_OP_NODE_PARAMS>(), 32);
+        assert_eq!(size_of::<CUlaunchAttribute>(), 72);
+        assert_eq!(size_of::<CUlaunchConfig>(), 56);
+        assert_eq!(size_of::<CUgraphEdgeData>(), 8);
+        assert_eq!(size_of::<CUDA_GRAPH_INSTANTIATE_PARAMS>(), 32);
+        assert_eq!(size_of::<CUgraphExecUpdateResultInfo>(), 24);
+        assert_eq!(size_of::<CUstreamBatchMemOpParams>(), 48);
+    }
+}

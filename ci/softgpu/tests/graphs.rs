@@ -1,0 +1,246 @@
+//! Capture, graphs made by hand, and their replay.
+
+mod common;
+
+use common::*;
+use softgpu::abi::{
+    CUDA_HOST_NODE_PARAMS, CUDA_KERNEL_NODE_PARAMS_v2, CUDA_MEMSET_NODE_PARAMS, CUgraphExecUpdateResultInfo,
+    In, Out,
+};
+use softgpu::{capture, copy, event, graph, graph_exec, stream};
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+const RELAXED: u32 = 2;
+const NON_BLOCKING: u32 = 1;
+
+fn begin(stream: u64) {
+    cu!(capture::cuStreamBeginCapture_v2(stream, RELAXED));
+}
+
+fn end(stream: u64) -> u64 {
+    let mut graph = 0;
+    cu!(capture::cuStreamEndCapture(stream, Out::new(&mut graph)));
+    graph
+}
+
+fn instantiate(graph: u64) -> u64 {
+    let mut exec = 0;
+    cu!(graph_exec::cuGraphInstantiateWithFlags(Out::new(&mut exec), graph, 0));
+    exec
+}
+
+fn replay(exec: u64, stream: u64) {
+    cu!(graph_exec::cuGraphLaunch(exec, stream));
+    cu!(stream::cuStreamSynchronize(stream));
+}
+
+fn nodes(graph: u64) -> Vec<u64> {
+    let mut count = 0;
+    cu!(graph::cuGraphGetNodes(graph, Out::null(), Out::new(&mut count)));
+    let mut nodes = vec![0; count];
+    cu!(graph::cuGraphGetNodes(graph, Out::many(&mut nodes), Out::new(&mut count)));
+    nodes
+}
+
+fn kind(node: u64) -> u32 {
+    let mut kind = 99;
+    cu!(graph::cuGraphNodeGetType(node, Out::new(&mut kind)));
+    kind
+}
+
+fn new_event() -> u64 {
+    let mut handle = 0;
+    cu!(event::cuEventCreate(Out::new(&mut handle), 2));
+    handle
+}
+
+unsafe extern "C" fn count_up(data: *mut c_void) {
+    // SAFETY: the tests pass counters that live as long as the process.
+    unsafe { &*data.cast::<AtomicU32>() }.fetch_add(1, Ordering::AcqRel);
+}
+
+#[test]
+fn captured_work_runs_at_each_replay_with_what_memory_holds_then() {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let _ctx = Ctx::on(0);
+    let handle = new_stream(NON_BLOCKING);
+    let add_one = function(load(PTX), "add_one");
+    let device = alloc(16);
+    let (source, result) = (pinned(16), pinned(16));
+    begin(handle);
+    cu!(copy::cuMemcpyHtoDAsync_v2(device, source, 16, handle));
+    assert_eq!(launch(add_one, 1, 32, handle, &[device, 4]), 0);
+    cu!(copy::cuMemcpyDtoHAsync_v2(result, device, 16, handle));
+    cu!(stream::cuLaunchHostFunc(handle, Some(count_up), (&raw const COUNT).cast_mut().cast()));
+    let graph = end(handle);
+    assert_eq!(nodes(graph).into_iter().map(kind).collect::<Vec<_>>(), [1, 0, 1, 3]);
+    assert_eq!(COUNT.load(Ordering::Acquire), 0, "nothing runs while it is captured");
+    let exec = instantiate(graph);
+    cu!(graph::cuGraphDestroy(graph));
+    for value in [10, 20, 30] {
+        word(source + 4).store(value, Ordering::Release);
+        replay(exec, handle);
+        assert_eq!(word(result + 4).load(Ordering::Acquire), value + 1);
+    }
+    assert_eq!(COUNT.load(Ordering::Acquire), 3);
+    cu!(graph_exec::cuGraphExecDestroy(exec));
+    assert_eq!(code!(graph_exec::cuGraphLaunch(exec, handle)), INVALID_HANDLE);
+}
+
+#[test]
+fn a_capture_spreads_through_events_and_must_be_joined() {
+    let _ctx = Ctx::on(0);
+    let (origin, side) = (new_stream(NON_BLOCKING), new_stream(NON_BLOCKING));
+    let (fork, join) = (new_event(), new_event());
+    let device = alloc(8);
+    let spread = || {
+        begin(origin);
+        cu!(event::cuEventRecord(fork, origin));
+        cu!(stream::cuStreamWaitEvent(side, fork, 0));
+        cu!(copy::cuMemsetD32Async(device, 1, 1, origin));
+        cu!(copy::cuMemsetD32Async(device + 4, 2, 1, side));
+        let mut status = 9;
+        cu!(capture::cuStreamIsCapturing(side, Out::new(&mut status)));
+        assert_eq!(status, 1);
+    };
+    spread();
+    let mut graph = 1;
+    assert_eq!(code!(capture::cuStreamEndCapture(origin, Out::new(&mut graph))), 904);
+    assert_eq!(graph, 0);
+    spread();
+    cu!(event::cuEventRecord(join, side));
+    cu!(stream::cuStreamWaitEvent(origin, join, 0));
+    cu!(copy::cuMemsetD32Async(device, 3, 1, origin));
+    let graph = end(origin);
+    let mut edges = 0;
+    cu!(graph::cuGraphGetEdges_v2(graph, Out::null(), Out::null(), Out::null(), Out::new(&mut edges)));
+    assert_eq!((nodes(graph).len(), edges), (3, 2));
+    replay(instantiate(graph), origin);
+    assert_eq!(fetch::<u32>(device, 2), [3, 2]);
+    let mut status = 9;
+    cu!(capture::cuStreamIsCapturing(side, Out::new(&mut status)));
+    assert_eq!(status, 0);
+}
+
+#[test]
+fn what_a_capture_cannot_hold_spoils_it() {
+    let _ctx = Ctx::on(0);
+    let handle = new_stream(0);
+    begin(handle);
+    assert_eq!(code!(stream::cuStreamSynchronize(handle)), 900);
+    let mut graph = 1;
+    assert_eq!(code!(copy::cuMemsetD8Async(alloc(4), 0, 4, handle)), 901);
+    assert_eq!(code!(capture::cuStreamEndCapture(handle, Out::new(&mut graph))), 901);
+    assert_eq!(graph, 0);
+    begin(handle);
+    assert_eq!(code!(copy::cuMemsetD8Async(alloc(4), 0, 4, 0)), 906, "the legacy stream would have to wait");
+    assert_eq!(code!(capture::cuStreamEndCapture(handle, Out::new(&mut graph))), 901);
+    // Afterwards all is as before.
+    cu!(copy::cuMemsetD8Async(alloc(4), 0, 4, handle));
+    cu!(stream::cuStreamSynchronize(handle));
+    assert_eq!(code!(capture::cuStreamBeginCapture_v2(0, RELAXED)), 900);
+}
+
+#[test]
+fn a_graph_made_by_hand_respects_its_edges() {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let _ctx = Ctx::on(0);
+    let device = alloc(8);
+    let mut handle = 0;
+    cu!(graph::cuGraphCreate(Out::new(&mut handle), 0));
+    let fill = |value, after: &[u64]| {
+        let params =
+            CUDA_MEMSET_NODE_PARAMS { dst: device, value, elementSize: 4, width: 2, height: 1, pitch: 0 };
+        let mut node = 0;
+        let after_list = In::many(after);
+        cu!(graph::cuGraphAddMemsetNode(
+            Out::new(&mut node),
+            handle,
+            after_list,
+            after.len(),
+            In::new(&params),
+            0
+        ));
+        node
+    };
+    // Made in the wrong order, put right by an edge.
+    let last = fill(2, &[]);
+    let first = fill(1, &[]);
+    cu!(graph::cuGraphAddDependencies_v2(handle, In::new(&first), In::new(&last), In::null(), 1));
+    let twice = function(load(PTX), "twice");
+    let argument: *const c_void = (&raw const device).cast();
+    let params = CUDA_KERNEL_NODE_PARAMS_v2 {
+        func: twice,
+        gridDimX: 1,
+        gridDimY: 1,
+        gridDimZ: 1,
+        blockDimX: 1,
+        blockDimY: 1,
+        blockDimZ: 1,
+        kernelParams: &raw const argument,
+        ..Default::default()
+    };
+    let mut kernel = 0;
+    cu!(graph::cuGraphAddKernelNode_v2(Out::new(&mut kernel), handle, In::new(&last), 1, In::new(&params)));
+    let host =
+        CUDA_HOST_NODE_PARAMS { function: Some(count_up), userData: (&raw const COUNT).cast_mut().cast() };
+    let mut node = 0;
+    cu!(graph::cuGraphAddHostNode(Out::new(&mut node), handle, In::new(&kernel), 1, In::new(&host)));
+    let stream = new_stream(0);
+    let exec = instantiate(handle);
+    replay(exec, stream);
+    assert_eq!(fetch::<u32>(device, 2), [4, 2]);
+    assert_eq!(COUNT.load(Ordering::Acquire), 1);
+
+    // Other parameters for the executable graph only.
+    let other = device + 4;
+    let argument: *const c_void = (&raw const other).cast();
+    let params = CUDA_KERNEL_NODE_PARAMS_v2 { kernelParams: &raw const argument, ..params };
+    cu!(graph_exec::cuGraphExecKernelNodeSetParams_v2(exec, kernel, In::new(&params)));
+    replay(exec, stream);
+    assert_eq!(fetch::<u32>(device, 2), [2, 4]);
+
+    // And back, by an update from the graph, whose node was left alone.
+    let mut info = CUgraphExecUpdateResultInfo::default();
+    cu!(graph_exec::cuGraphExecUpdate_v2(exec, handle, Out::new(&mut info)));
+    replay(exec, stream);
+    assert_eq!(fetch::<u32>(device, 2), [4, 2]);
+    let mut told = CUDA_KERNEL_NODE_PARAMS_v2::default();
+    cu!(graph::cuGraphKernelNodeGetParams_v2(kernel, Out::new(&mut told)));
+    // SAFETY: the node hands out one pointer to an argument of 8 bytes.
+    assert_eq!(unsafe { (*told.kernelParams).cast::<u64>().read_unaligned() }, device);
+
+    cu!(graph::cuGraphDestroyNode(kernel));
+    assert_eq!(code!(graph_exec::cuGraphExecUpdate_v2(exec, handle, Out::new(&mut info))), 910);
+    assert_eq!(info.result, 2);
+    let mut cycle = 0;
+    cu!(graph::cuGraphAddDependencies_v2(handle, In::new(&last), In::new(&first), In::null(), 1));
+    assert_eq!(
+        code!(graph_exec::cuGraphInstantiateWithFlags(Out::new(&mut cycle), handle, 0)),
+        INVALID_VALUE
+    );
+}
+
+#[test]
+fn child_graphs_and_event_nodes() {
+    let _ctx = Ctx::on(0);
+    let (device, event, stream) = (alloc(4), new_event(), new_stream(NON_BLOCKING));
+    begin(stream);
+    cu!(copy::cuMemsetD32Async(device, 8, 1, stream));
+    let child = end(stream);
+    let (mut parent, mut inner, mut record) = (0, 0, 0);
+    cu!(graph::cuGraphCreate(Out::new(&mut parent), 0));
+    cu!(graph::cuGraphAddChildGraphNode(Out::new(&mut inner), parent, In::null(), 0, child));
+    cu!(graph::cuGraphAddEventRecordNode(Out::new(&mut record), parent, In::new(&inner), 1, event));
+    assert_eq!((kind(inner), kind(record)), (4, 7));
+    cu!(graph_exec::cuGraphLaunch(instantiate(parent), stream));
+    cu!(event::cuEventSynchronize(event));
+    assert_eq!(fetch::<u32>(device, 1), [8]);
+    let mut copy = 0;
+    cu!(graph::cuGraphClone(Out::new(&mut copy), parent));
+    let mut twin = 0;
+    cu!(graph::cuGraphNodeFindInClone(Out::new(&mut twin), record, copy));
+    assert_eq!(kind(twin), 7);
+    assert_ne!(twin, record);
+}
