@@ -263,6 +263,8 @@ fn acknowledgements_travel_with_what_goes_anyway() {
     server.outbox().push(1, 0, &[0; 8], &[]).unwrap();
     client.receive(1, &server.transmit().unwrap(), ignore).unwrap();
     assert_eq!(client.outbox().acked(), 1);
+    server.acknowledge();
+    assert!(server.transmit().is_none(), "its batch has said it");
     // When asked, it goes by itself, once.
     assert!(client.transmit().is_none());
     client.acknowledge();
