@@ -85,7 +85,7 @@ fn check(l: &Launch<'_>) -> Result<(), Fault> {
         return bad(format!("a grid of {:?} blocks", l.grid));
     }
     let ranks: u64 = l.cluster.iter().map(|d| u64::from(*d)).product();
-    if ranks > 16 || (0..3).any(|i| l.grid[i] % l.cluster[i] != 0) {
+    if ranks > 16 || (0..3).any(|i| !l.grid[i].is_multiple_of(l.cluster[i])) {
         return bad(format!("a cluster of {:?} blocks", l.cluster));
     }
     if l.params.len() < l.kernel.param_bytes {

@@ -444,7 +444,7 @@ fn special(what: Sreg, cx: &Context<'_>, b: &BlockInfo, tid: [u32; 3], linear: u
 
 fn function_at(v: u64) -> Result<usize, Fault> {
     let i = v.wrapping_sub(FUNCTION_BASE);
-    if i == 0 || i % 16 != 0 || i >= WINDOW {
+    if i == 0 || !i.is_multiple_of(16) || i >= WINDOW {
         return Err(Fault::IllegalAddress { addr: v });
     }
     Ok((i / 16 - 1) as usize)
