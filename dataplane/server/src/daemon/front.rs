@@ -114,7 +114,7 @@ pub(super) async fn run(setup: Setup) {
     let pools = {
         let mut at = front.borrow_mut();
         at.stopping = true;
-        log.info(&format!("stopping; {} session(s) are closed", at.sessions.len()));
+        log.info(&format!("stopping: closing {} session(s)", at.sessions.len()));
         std::mem::take(&mut at.pools)
     };
     for pool in pools {

@@ -7,7 +7,7 @@
 //! State: a worker is `Starting` until it says `Ready`, `Ready` until it is
 //! given a session, then `Serving` until its process is gone. `waiting` holds
 //! sessions only while no worker is ready. No borrow of the state is held
-//! across an await.
+//! across an await, nor while a task is spawned: glommio runs it at once.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -130,9 +130,10 @@ pub(super) async fn run(setup: Setup, commands: SharedReceiver<ToPool>, events: 
     while let Some(command) = commands.recv().await {
         match command {
             ToPool::Open { open, socket, program, deadline } => {
-                wait_until(&pool, open.session, deadline);
+                let session = open.session;
                 pool.borrow_mut().waiting.push_back(Waiting { open, socket, program });
                 pool.borrow_mut().hand_over();
+                wait_until(&pool, session, deadline);
                 fill(&pool);
             }
             ToPool::Join { hello, lines, socket } => pool.borrow().join(hello, lines, socket),
@@ -141,22 +142,23 @@ pub(super) async fn run(setup: Setup, commands: SharedReceiver<ToPool>, events: 
         }
     }
     stop(&pool).await;
+    // Timers may still hold the pool; the front learns here and now that it is done.
+    pool.borrow().events.close();
 }
 
 /// Takes a worker into the pool and watches it.
 fn adopt(pool: &Shared, worker: Worker, state: State) {
     let socket = worker.control.socket().try_clone_to_owned();
-    let mut at = pool.borrow_mut();
-    let id = at.next;
-    at.next += 1;
-    at.workers.insert(id, Entry { worker, state });
+    let id = pool.borrow_mut().insert(Entry { worker, state });
     match socket {
+        // A task may begin to run while it is spawned, so nothing may be borrowed here.
         Ok(socket) => {
             // SAFETY: the descriptor was just made by duplication and is given away whole.
             let socket = unsafe { UnixStream::from_raw_fd(socket.into_raw_fd()) };
             spawn_local(watch(Rc::clone(pool), id, socket)).detach();
         }
         Err(error) => {
+            let mut at = pool.borrow_mut();
             at.log.error(&format!("a worker cannot be watched ({error}): check the limit on open files"));
             // Dropping the control socket tells the worker to end.
             at.workers.remove(&id);
@@ -197,12 +199,14 @@ fn fill(pool: &Shared) {
 
 /// One worker could not be started: whoever waits for one is told, and the next is tried a little later.
 fn failed_to_start(pool: &Shared, text: &str) {
-    let mut at = pool.borrow_mut();
-    at.log.error(text);
-    if let Some(waiting) = at.waiting.pop_front() {
-        at.refuse(waiting, &Refusal::new(RefusedReason::Unavailable, text));
+    {
+        let mut at = pool.borrow_mut();
+        at.log.error(text);
+        if let Some(waiting) = at.waiting.pop_front() {
+            at.refuse(waiting, &Refusal::new(RefusedReason::Unavailable, text));
+        }
+        at.not_before = Some(Instant::now() + BACK_OFF);
     }
-    at.not_before = Some(Instant::now() + BACK_OFF);
     let pool = Rc::clone(pool);
     spawn_local(async move {
         sleep(BACK_OFF + Duration::from_millis(10)).await;
@@ -325,6 +329,13 @@ async fn stop(pool: &Shared) {
 }
 
 impl Pool {
+    fn insert(&mut self, entry: Entry) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        self.workers.insert(id, entry);
+        id
+    }
+
     /// Gives waiting sessions to ready workers while there are both.
     fn hand_over(&mut self) {
         while !self.waiting.is_empty() {
@@ -390,6 +401,7 @@ impl Pool {
                 session.ended = Some((reason, stats));
                 false
             }
+            (FromWorker::Ended { .. }, _) if self.stopping => false,
             (FromWorker::Failed { text }, _) | (FromWorker::Ended { reason: text, .. }, _) => {
                 // The process ends after this; `gone` settles the rest.
                 self.log.error(&format!("worker {}: {text}", entry.worker.pid()));
