@@ -282,7 +282,8 @@ impl Drop for BulkHandle {
 }
 
 /// Runs `start` with every signal blocked, so that a thread it starts never runs the program's handlers.
-fn without_signals<T>(start: impl FnOnce() -> T) -> T {
+/// For every thread that is started inside a program that is not ours.
+pub fn without_signals<T>(start: impl FnOnce() -> T) -> T {
     // SAFETY: all zero is a valid signal set, and the calls below fill it in anyway.
     let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };
     let mut before = all;

@@ -24,7 +24,7 @@ pub mod waker;
 
 mod ring;
 
-pub use bulk::{BulkHandle, BulkMover, BulkSink, OutChunk, RawSlice, RawSliceMut};
+pub use bulk::{BulkHandle, BulkMover, BulkSink, OutChunk, RawSlice, RawSliceMut, without_signals};
 pub use core_affinity::CoreId;
 pub use error::{Closing, LinkError};
 pub use fusewire_wire::bulk::ChunkHeader;

@@ -2,7 +2,9 @@
 //!
 //! The ring is created disabled, so that the thread that first turns the lane becomes its one issuer, and
 //! with deferred task work where the kernel has it: completions are then posted only while the owner is in
-//! the kernel, and a flag in shared memory says when that is worth a system call.
+//! the kernel, and a flag in shared memory says when that is worth a system call. (Measured over loopback on
+//! 16 cores, both ends polling, in turn in one run: a round trip takes 7.8 µs deferred, 9.0 cooperative, 11.8
+//! interrupting; on plain `recv`/`send` 7.1, where an idle turn then costs 240 ns instead of 18.)
 
 use std::io;
 use std::mem::ManuallyDrop;
@@ -11,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use io_uring::types::{SubmitArgs, Timespec};
-use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
 
 use crate::error::LinkError;
 use crate::probe;
@@ -148,12 +150,25 @@ impl Ring {
     }
 
     fn submit(&mut self, limit: Option<Duration>, wait: bool) -> Result<(), LinkError> {
-        let result = match limit {
-            Some(limit) if wait => {
-                let limit = Timespec::from(limit);
-                self.io.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&limit))
+        let queue = self.io.submission();
+        let to_submit = queue.len() as u32;
+        let mut flags = EnterFlags::empty();
+        flags.set(EnterFlags::GETEVENTS, wait || queue.taskrun() || queue.cq_overflow());
+        drop(queue);
+        // An idle lane is not a busy disk: keep its sleep out of the host's iowait (Linux 6.15).
+        flags.set(EnterFlags::NO_IOWAIT, wait && self.io.params().is_feature_no_iowait());
+        let limit = limit.filter(|_| wait).map(Timespec::from);
+        let submitter = self.io.submitter();
+        // SAFETY: the arguments fit the flags: with EXT_ARG a live SubmitArgs, otherwise none.
+        let result = unsafe {
+            match &limit {
+                Some(limit) => {
+                    let arguments = SubmitArgs::new().timespec(limit);
+                    let flags = flags | EnterFlags::EXT_ARG;
+                    submitter.enter(to_submit, 1, flags.bits(), Some(&arguments))
+                }
+                None => submitter.enter::<libc::sigset_t>(to_submit, wait.into(), flags.bits(), None),
             }
-            _ => self.io.submit_and_wait(usize::from(wait)),
         };
         match result {
             Ok(_) => Ok(()),

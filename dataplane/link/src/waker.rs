@@ -51,11 +51,16 @@ impl Waker {
             return;
         }
         if self.0.state.swap(NOTIFIED, Ordering::SeqCst) == ASLEEP {
-            let one = 1u64;
-            // SAFETY: writes 8 bytes from a live u64. The counter cannot overflow (2^64 wake-ups), so the
-            // write neither blocks nor fails while the descriptor, which we hold, is open.
-            unsafe { libc::write(self.fd(), (&raw const one).cast(), 8) };
+            self.ring_bell();
         }
+    }
+
+    /// Writes the eventfd, so that a read of it ends.
+    pub(crate) fn ring_bell(&self) {
+        let one = 1u64;
+        // SAFETY: writes 8 bytes from a live u64. The counter cannot overflow (2^64 wake-ups), so the
+        // write neither blocks nor fails while the descriptor, which we hold, is open.
+        unsafe { libc::write(self.fd(), (&raw const one).cast(), 8) };
     }
 
     /// The owner is about to sleep. False: it must not, a wake-up is owed (and now taken).

@@ -121,6 +121,7 @@ impl BulkEngine for RingBulk {
         } else {
             self.socket.abort();
         }
+        self.waker.ring_bell();
         if !self.ring.quiesce(STOP_PATIENCE) {
             // Zero-copy data that nobody acknowledges: throw it away, so that its memory is free.
             self.socket.abort();

@@ -270,6 +270,7 @@ impl RingCommand {
 impl Drop for RingCommand {
     fn drop(&mut self) {
         self.socket.shut();
+        self.waker.ring_bell();
         if self.ring.quiesce(Duration::from_secs(1)) {
             // SAFETY: dropped once, here; nothing uses it afterwards, the ring being quiet.
             unsafe { ManuallyDrop::drop(&mut self.touched) };
