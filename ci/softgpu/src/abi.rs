@@ -190,6 +190,7 @@ structs! {
         dstArray: u64, reserved1: u64, dstPitch: usize, dstHeight: usize, WidthInBytes: usize, Height: usize,
         Depth: usize,
     }
+    CUDA_MEMCPY_NODE_PARAMS { flags: i32, reserved: i32, copyCtx: u64, copyParams: CUDA_MEMCPY3D }
     CUDA_ARRAY_DESCRIPTOR { Width: usize, Height: usize, Format: u32, NumChannels: u32 }
     CUDA_ARRAY3D_DESCRIPTOR {
         Width: usize, Height: usize, Depth: usize, Format: u32, NumChannels: u32, Flags: u32,
@@ -244,6 +245,7 @@ mod tests {
     fn structures_have_the_sizes_of_cuda_h() {
         assert_eq!(size_of::<CUDA_MEMCPY2D>(), 128);
         assert_eq!(size_of::<CUDA_MEMCPY3D>(), 200);
+        assert_eq!(size_of::<CUDA_MEMCPY_NODE_PARAMS>(), 216);
         assert_eq!(size_of::<CUDA_ARRAY_DESCRIPTOR>(), 24);
         assert_eq!(size_of::<CUDA_ARRAY3D_DESCRIPTOR>(), 40);
         assert_eq!(size_of::<CUmemAllocationProp>(), 32);

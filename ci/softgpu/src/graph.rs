@@ -5,9 +5,10 @@ use std::ffi::{c_char, c_void};
 use std::sync::{Arc, Mutex, Weak};
 
 use crate::abi::{
-    CUDA_BATCH_MEM_OP_NODE_PARAMS, CUDA_HOST_NODE_PARAMS, CUDA_KERNEL_NODE_PARAMS_v2, CUDA_MEMCPY3D,
-    CUDA_MEMSET_NODE_PARAMS, CUgraphEdgeData, In, Out, text,
+    CUDA_BATCH_MEM_OP_NODE_PARAMS, CUDA_HOST_NODE_PARAMS, CUDA_KERNEL_NODE_PARAMS_v2,
+    CUDA_MEMCPY_NODE_PARAMS, CUDA_MEMCPY3D, CUDA_MEMSET_NODE_PARAMS, CUgraphEdgeData, In, Out, text,
 };
+use crate::context::Context;
 use crate::copy::{Copy3, Fill};
 use crate::entry::api;
 use crate::errors::{Code, Res};
@@ -17,6 +18,7 @@ use crate::handles::{self, Registry};
 use crate::launch::Launch;
 use crate::memops;
 use crate::sync::lock;
+use crate::user_object::Held;
 use crate::work::{Opaque, Work};
 
 static GRAPHS: Registry<Graph> = Registry::new();
@@ -28,6 +30,8 @@ pub(crate) struct Graph {
     nodes: Mutex<Vec<Node>>,
     /// For a child graph inside another graph: the program may look at it but not destroy it.
     is_child: bool,
+    /// User objects that live as long as the graph and what is made from it.
+    pub(crate) held: Arc<Held>,
 }
 
 #[derive(Clone)]
@@ -42,11 +46,11 @@ pub(crate) struct Node {
 }
 
 pub(crate) fn create() -> Arc<Graph> {
-    new_graph(false)
+    new_graph(false, Arc::default())
 }
 
-fn new_graph(is_child: bool) -> Arc<Graph> {
-    let graph = Arc::new(Graph { handle: handles::mint(), nodes: Mutex::default(), is_child });
+fn new_graph(is_child: bool, held: Arc<Held>) -> Arc<Graph> {
+    let graph = Arc::new(Graph { handle: handles::mint(), nodes: Mutex::default(), is_child, held });
     GRAPHS.insert(graph.handle, graph.clone());
     graph
 }
@@ -134,7 +138,7 @@ impl Graph {
 
     /// A graph with nodes of its own that do the same.
     fn duplicate(&self, is_child: bool) -> Arc<Graph> {
-        let copy = new_graph(is_child);
+        let copy = new_graph(is_child, self.held.clone());
         let nodes = self.nodes();
         let renamed: BTreeMap<u64, u64> = nodes.iter().map(|node| (node.handle, handles::mint())).collect();
         let renew = |node: Node| Node {
@@ -233,6 +237,56 @@ fn set_work(node: u64, work: Work) -> Res {
             Err(Code::INVALID_VALUE)
         }
     })?
+}
+
+/// `CUgraphNodeParams`: the kind, and behind it the parameters of that kind.
+pub type NodeParams = [u64; 32];
+
+/// The parameters of a kind, which begin at the third word.
+fn inner<T: Copy>(params: &NodeParams) -> Res<T> {
+    const { assert!(size_of::<T>() <= size_of::<NodeParams>() - 16) };
+    In::from_raw(params.as_ptr().wrapping_add(2).cast::<T>()).get()
+}
+
+/// Work of any kind, and the child graph if it is one.
+pub(crate) fn any_work(ctx: &Context, params: &NodeParams) -> Res<(Work, Option<Arc<Graph>>)> {
+    let work = match params[0] & 0xFFFF_FFFF {
+        0 => Work::Kernel(Launch::from_node(ctx, &inner(params)?)?),
+        1 => {
+            let node: CUDA_MEMCPY_NODE_PARAMS = inner(params)?;
+            Work::Copy(Arc::new(Copy3::from_params(&node.copyParams)?))
+        }
+        2 => Work::Fill(Fill::from_node(&inner(params)?)?),
+        3 => {
+            let host: CUDA_HOST_NODE_PARAMS = inner(params)?;
+            host_work(In::new(&host))?
+        }
+        4 => {
+            let child = get(inner(params)?)?.duplicate(true);
+            return Ok((Work::Graph(Arc::new(Run::of(&child)?)), Some(child)));
+        }
+        5 => Work::Empty,
+        6 => Work::WaitEvent(event::get(inner(params)?)?),
+        7 => Work::RecordEvent(event::get(inner(params)?)?),
+        12 => {
+            let batch: CUDA_BATCH_MEM_OP_NODE_PARAMS = inner(params)?;
+            Work::MemOps(memops::batch(In::from_raw(batch.paramArray), batch.count)?)
+        }
+        _ => return Err(Code::NOT_SUPPORTED),
+    };
+    Ok((work, None))
+}
+
+fn add_any(
+    ctx: &Context,
+    out: Out<u64>,
+    graph: u64,
+    after: In<u64>,
+    count: usize,
+    params: In<NodeParams>,
+) -> Res {
+    let (work, child) = any_work(ctx, &params.get()?)?;
+    out.set(get(graph)?.add_node(work, &after.list(count)?, child)?)
 }
 
 pub(crate) fn host_work(params: In<CUDA_HOST_NODE_PARAMS>) -> Res<Work> {
@@ -432,6 +486,41 @@ api! {
     fn cuGraphEventWaitNodeGetEvent(node: u64, out: Out<u64>) [init] {
         let Work::WaitEvent(event) = work_of(node)? else { return Err(Code::INVALID_VALUE) };
         out.set(event.handle)
+    }
+
+    fn cuGraphAddNode(
+        out: Out<u64>, graph: u64, after: In<u64>, count: usize, params: In<NodeParams>,
+    ) [ctx context] {
+        add_any(context, out, graph, after, count, params)
+    }
+
+    fn cuGraphAddNode_v2(
+        out: Out<u64>, graph: u64, after: In<u64>, edges: In<CUgraphEdgeData>, count: usize, params: In<NodeParams>,
+    ) [ctx context] {
+        let _ = edges;
+        add_any(context, out, graph, after, count, params)
+    }
+
+    fn cuGraphNodeSetParams(node: u64, params: In<NodeParams>) [ctx context] {
+        set_work(node, any_work(context, &params.get()?)?.0)
+    }
+
+    fn cuGraphEventRecordNodeSetEvent(node: u64, event: u64) [init] {
+        set_work(node, Work::RecordEvent(event::get(event)?))
+    }
+
+    fn cuGraphEventWaitNodeSetEvent(node: u64, event: u64) [init] {
+        set_work(node, Work::WaitEvent(event::get(event)?))
+    }
+
+    fn cuGraphKernelNodeCopyAttributes(to: u64, from: u64) [init] {
+        let _ = (work_of(to)?, work_of(from)?);
+        Ok(())
+    }
+
+    fn cuGraphKernelNodeGetAttribute(node: u64, attribute: u32, value: Out<[u64; 8]>) [init] {
+        let _ = (work_of(node)?, attribute);
+        value.set([0; 8])
     }
 
     fn cuGraphKernelNodeSetAttribute(node: u64, attribute: u32, value: In<c_void>) [init] {

@@ -3,6 +3,7 @@
 //! A launch is one piece of work of its stream, and the nodes run one after another: the graph allows
 //! that, and nothing in it may count on running beside something else.
 
+use std::collections::BTreeSet;
 use std::ffi::c_char;
 use std::sync::{Arc, Mutex};
 
@@ -21,6 +22,7 @@ use crate::handles::{self, Registry};
 use crate::launch::Launch;
 use crate::stream::{self, Fence, Stream};
 use crate::sync::lock;
+use crate::user_object::Held;
 use crate::work::Work;
 
 const ALL_FLAGS: u64 = 15;
@@ -31,6 +33,9 @@ struct Exec {
     handle: u64,
     flags: u64,
     steps: Mutex<Vec<Node>>,
+    /// Nodes that were switched off.
+    disabled: Mutex<BTreeSet<u64>>,
+    _held: Arc<Held>,
     /// Two launches of one executable graph never overlap.
     last: Mutex<Option<Fence>>,
 }
@@ -71,15 +76,26 @@ fn instantiate(graph: u64, flags: u64) -> Res<u64> {
     if flags & !ALL_FLAGS != 0 {
         return Err(Code::INVALID_VALUE);
     }
-    let steps = graph::get(graph)?.in_order()?;
-    let exec =
-        Arc::new(Exec { handle: handles::mint(), flags, steps: Mutex::new(steps), last: Mutex::new(None) });
+    let graph = graph::get(graph)?;
+    let steps = graph.in_order()?;
+    let exec = Arc::new(Exec {
+        handle: handles::mint(),
+        flags,
+        steps: Mutex::new(steps),
+        disabled: Mutex::default(),
+        _held: graph.held.clone(),
+        last: Mutex::new(None),
+    });
     EXECS.insert(exec.handle, exec.clone());
     Ok(exec.handle)
 }
 
 fn launch(exec: &Exec, stream: &Arc<Stream>) -> Res {
-    let run = Arc::new(Run { steps: lock(&exec.steps).iter().map(|node| node.work.clone()).collect() });
+    let steps = {
+        let (steps, disabled) = (lock(&exec.steps), lock(&exec.disabled));
+        steps.iter().filter(|node| !disabled.contains(&node.handle)).map(|node| node.work.clone()).collect()
+    };
+    let run = Arc::new(Run { steps });
     if capture::is_capturing(stream) {
         return stream::submit(stream, Work::Graph(run)).map(drop);
     }
@@ -102,6 +118,13 @@ fn set_step(exec: u64, node: u64, work: Work) -> Res {
     }
     step.work = work;
     Ok(())
+}
+
+/// Only kernels, copies and fills can be switched off.
+fn can_be_disabled(exec: &Exec, node: u64) -> Res {
+    let steps = lock(&exec.steps);
+    let step = steps.iter().find(|step| step.handle == node);
+    step.filter(|step| step.work.node_type() <= 2).map(|_| ()).ok_or(Code::INVALID_VALUE)
 }
 
 /// Takes over the parameters of a graph of the same shape; says where it differs if it does.
@@ -185,6 +208,24 @@ api! {
         let (result, node) = outcome.err().unwrap_or((0, 0));
         info.set(CUgraphExecUpdateResultInfo { result, errorNode: node, errorFromNode: 0 })?;
         if result == 0 { Ok(()) } else { Err(Code::GRAPH_EXEC_UPDATE_FAILURE) }
+    }
+
+    fn cuGraphNodeSetEnabled(exec: u64, node: u64, enabled: u32) [init] {
+        let exec = EXECS.get(exec)?;
+        can_be_disabled(&exec, node)?;
+        let mut disabled = lock(&exec.disabled);
+        if enabled != 0 { disabled.remove(&node) } else { disabled.insert(node) };
+        Ok(())
+    }
+
+    fn cuGraphNodeGetEnabled(exec: u64, node: u64, enabled: Out<u32>) [init] {
+        let exec = EXECS.get(exec)?;
+        can_be_disabled(&exec, node)?;
+        enabled.set(u32::from(!lock(&exec.disabled).contains(&node)))
+    }
+
+    fn cuGraphExecNodeSetParams(exec: u64, node: u64, params: In<graph::NodeParams>) [ctx context] {
+        set_step(exec, node, graph::any_work(context, &params.get()?)?.0)
     }
 
     fn cuGraphExecKernelNodeSetParams_v2(exec: u64, node: u64, params: In<CUDA_KERNEL_NODE_PARAMS_v2>) [ctx context] {

@@ -43,5 +43,7 @@ mod space;
 pub mod stream;
 mod sync;
 pub mod tensor_map;
+pub mod unsupported;
+pub mod user_object;
 pub mod vmm;
 mod work;

@@ -73,6 +73,15 @@ fn chosen(device: u32) -> (u64, u64) {
     })
 }
 
+fn choose(device: u32, pool: u64) -> Res {
+    if get(pool)?.device != device {
+        return Err(Code::INVALID_VALUE);
+    }
+    let default = chosen(device).0;
+    lock(&CHOSEN).insert(device, (default, pool));
+    Ok(())
+}
+
 fn located(location: CUmemLocation) -> Res<u32> {
     if location.kind != DEVICE_LOCATION {
         return Err(Code::NOT_SUPPORTED);
@@ -154,13 +163,7 @@ api! {
     }
 
     fn cuDeviceSetMemPool(device: i32, pool: u64) [init] {
-        let device = device::get(device)?.ordinal;
-        if get(pool)?.device != device {
-            return Err(Code::INVALID_VALUE);
-        }
-        let default = chosen(device).0;
-        lock(&CHOSEN).insert(device, (default, pool));
-        Ok(())
+        choose(device::get(device)?.ordinal, pool)
     }
 
     fn cuMemGetDefaultMemPool(out: Out<u64>, location: In<CUmemLocation>, kind: u32) [init] {
@@ -168,6 +171,35 @@ api! {
             return Err(Code::NOT_SUPPORTED);
         }
         out.set(chosen(located(location.get()?)?).0)
+    }
+
+    fn cuMemGetMemPool(out: Out<u64>, location: In<CUmemLocation>, kind: u32) [init] {
+        if kind != PINNED {
+            return Err(Code::NOT_SUPPORTED);
+        }
+        out.set(chosen(located(location.get()?)?).1)
+    }
+
+    fn cuMemSetMemPool(location: In<CUmemLocation>, kind: u32, pool: u64) [init] {
+        if kind != PINNED {
+            return Err(Code::NOT_SUPPORTED);
+        }
+        choose(located(location.get()?)?, pool)
+    }
+
+    fn cuDeviceGetGraphMemAttribute(device: i32, attribute: u32, value: Out<u64>) [init] {
+        // Graphs have no memory of their own here.
+        device::get(device)?;
+        if attribute > 3 { Err(Code::INVALID_VALUE) } else { value.set(0) }
+    }
+
+    fn cuDeviceSetGraphMemAttribute(device: i32, attribute: u32, value: In<u64>) [init] {
+        let _ = (device::get(device)?, value.get()?);
+        if attribute > 3 { Err(Code::INVALID_VALUE) } else { Ok(()) }
+    }
+
+    fn cuDeviceGraphMemTrim(device: i32) [init] {
+        device::get(device).map(drop)
     }
 
     fn cuMemPoolCreate(out: Out<u64>, props: In<CUmemPoolProps>) [init] {

@@ -1,5 +1,7 @@
 //! Capture, graphs made by hand, and their replay.
 
+#![allow(clippy::macro_metavars_in_unsafe, reason = "the tests call the driver through one macro")]
+
 mod common;
 
 use common::*;
@@ -7,7 +9,7 @@ use softgpu::abi::{
     CUDA_HOST_NODE_PARAMS, CUDA_KERNEL_NODE_PARAMS_v2, CUDA_MEMSET_NODE_PARAMS, CUgraphExecUpdateResultInfo,
     In, Out,
 };
-use softgpu::{capture, copy, event, graph, graph_exec, stream};
+use softgpu::{capture, copy, event, graph, graph_exec, stream, user_object};
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -243,4 +245,42 @@ fn child_graphs_and_event_nodes() {
     cu!(graph::cuGraphNodeFindInClone(Out::new(&mut twin), record, copy));
     assert_eq!(kind(twin), 7);
     assert_ne!(twin, record);
+}
+
+#[test]
+fn user_objects_outlive_the_graph_in_what_was_made_from_it() {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let _ctx = Ctx::on(0);
+    let (mut handle, mut object) = (0, 0);
+    cu!(graph::cuGraphCreate(Out::new(&mut handle), 0));
+    let data = (&raw const COUNT).cast_mut().cast();
+    cu!(user_object::cuUserObjectCreate(Out::new(&mut object), data, Some(count_up), 1, 1));
+    // The graph takes over our reference.
+    cu!(user_object::cuGraphRetainUserObject(handle, object, 1, 1));
+    let exec = instantiate(handle);
+    cu!(graph::cuGraphDestroy(handle));
+    assert_eq!(COUNT.load(Ordering::Acquire), 0);
+    cu!(graph_exec::cuGraphExecDestroy(exec));
+    assert_eq!(COUNT.load(Ordering::Acquire), 1);
+    assert_eq!(code!(user_object::cuUserObjectRelease(object, 1)), INVALID_VALUE);
+}
+
+#[test]
+fn a_node_can_be_added_by_its_kind_and_switched_off() {
+    let _ctx = Ctx::on(0);
+    let (device, stream) = (alloc(4), new_stream(NON_BLOCKING));
+    let (mut handle, mut node) = (0, 0);
+    cu!(graph::cuGraphCreate(Out::new(&mut handle), 0));
+    let mut params: graph::NodeParams = [0; 32];
+    // A fill: its kind, and behind 16 bytes where, pitch, value and element size, width, height.
+    params[0] = 2;
+    params[2..7].copy_from_slice(&[device, 0, 9 | 4 << 32, 1, 1]);
+    cu!(graph::cuGraphAddNode_v2(Out::new(&mut node), handle, In::null(), In::null(), 0, In::new(&params)));
+    let exec = instantiate(handle);
+    cu!(graph_exec::cuGraphNodeSetEnabled(exec, node, 0));
+    replay(exec, stream);
+    assert_eq!(fetch::<u32>(device, 1), [0]);
+    cu!(graph_exec::cuGraphNodeSetEnabled(exec, node, 1));
+    replay(exec, stream);
+    assert_eq!(fetch::<u32>(device, 1), [9]);
 }

@@ -1,5 +1,7 @@
 //! Modules, libraries, launches, and what is refused before anything runs.
 
+#![allow(clippy::macro_metavars_in_unsafe, reason = "the tests call the driver through one macro")]
+
 mod common;
 
 use common::*;
@@ -26,9 +28,9 @@ fn arguments_may_come_in_one_buffer() {
     let buffer = [device, 1];
     let mut size = 16usize;
     let extra: [*const c_void; 5] = [
-        1 as *const c_void,
+        std::ptr::without_provenance(1),
         buffer.as_ptr().cast(),
-        2 as *const c_void,
+        std::ptr::without_provenance(2),
         (&raw const size).cast(),
         std::ptr::null(),
     ];
@@ -165,7 +167,7 @@ fn what_is_no_program_for_this_device_is_refused() {
     assert_eq!(load(b".version 8.0\n.target sm_80\n.address_size 64\n.entry ( {\0"), 218);
     let mut log = [0u8; 200];
     let image = b".version 8.0\n.target sm_80\n.address_size 64\n.entry ( {\0";
-    let mut values: [*mut c_void; 2] = [log.as_mut_ptr().cast(), 200 as *mut c_void];
+    let mut values: [*mut c_void; 2] = [log.as_mut_ptr().cast(), std::ptr::without_provenance_mut(200)];
     let mut handle = 0;
     let code = code!(module::cuModuleLoadDataEx(
         Out::new(&mut handle),

@@ -1,5 +1,7 @@
 //! Device memory, host memory, copies and fills.
 
+#![allow(clippy::macro_metavars_in_unsafe, reason = "the tests call the driver through one macro")]
+
 mod common;
 
 use common::*;

@@ -1,5 +1,7 @@
 //! Address ranges and memory taken apart and joined.
 
+#![allow(clippy::macro_metavars_in_unsafe, reason = "the tests call the driver through one macro")]
+
 mod common;
 
 use common::*;

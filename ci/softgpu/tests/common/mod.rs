@@ -1,5 +1,5 @@
 //! What all tests need: a context of their own, results that are checked, and some PTX.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::ffi::{CString, c_char, c_void};
 use std::time::{Duration, Instant};
