@@ -1,0 +1,272 @@
+//! The bulk lanes of a session: where chunks land, what is sent, and when slots are free.
+//!
+//! A lane's thread makes no driver call: it stores to words of pinned memory for which streams wait.
+
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use fusewire_link::{
+    BulkHandle, BulkMover, BulkSink, ChunkHeader, CoreId, LinkError, OutChunk, RawSlice, RawSliceMut, Waker,
+};
+use fusewire_wire::bulk::{ChunkKind, MAX_LANES};
+use fusewire_wire::error::ProtocolError;
+use fusewire_wire::ops::Status;
+use fusewire_wire::session::{ChunkPlan, ChunkReceiver};
+
+use super::pinned::Pinned;
+
+/// What the lanes' threads and the shard share.
+pub(super) struct Shared {
+    pinned: Arc<Pinned>,
+    chunks: Mutex<ChunkReceiver>,
+    peer: String,
+    pub(super) bytes_in: AtomicU64,
+    pub(super) bytes_out: AtomicU64,
+    /// Why a lane ended, once one has.
+    ended: OnceLock<String>,
+    waker: OnceLock<Waker>,
+}
+
+impl Shared {
+    fn chunks(&self) -> MutexGuard<'_, ChunkReceiver> {
+        // Nothing that holds the lock can leave it half done.
+        self.chunks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The shard's end of the lanes.
+pub(super) struct Lanes {
+    shared: Arc<Shared>,
+    handles: [Option<BulkHandle>; MAX_LANES],
+    /// Chunks for lanes that the client has not opened yet.
+    early: [Vec<OutChunk>; MAX_LANES],
+    count: usize,
+    next: usize,
+    /// Device-to-host chunks so far: chunk d uses slot d mod slots.
+    d2h: u64,
+    /// Chunks of copies that were refused: their slots are free as soon as they have arrived.
+    unwanted: Vec<u64>,
+}
+
+impl Lanes {
+    pub(super) fn new(count: u32, pinned: Arc<Pinned>, peer: String) -> Result<Self, ProtocolError> {
+        let plan = ChunkPlan::new(count, pinned.plan().h2d_slots)?;
+        let shared = Shared {
+            pinned,
+            chunks: Mutex::new(ChunkReceiver::new(plan)),
+            peer,
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            ended: OnceLock::new(),
+            waker: OnceLock::new(),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+            handles: Default::default(),
+            early: Default::default(),
+            count: plan.lanes(),
+            next: 0,
+            d2h: 0,
+            unwanted: Vec::new(),
+        })
+    }
+
+    /// Who is woken when a lane ends.
+    pub(super) fn set_waker(&self, waker: Waker) {
+        let _ = self.shared.waker.set(waker);
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// How many lanes the session has.
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Why a lane ended, if one has.
+    pub(super) fn ended(&self) -> Option<&str> {
+        self.shared.ended.get().map(String::as_str)
+    }
+
+    /// The client has opened a lane; its greeting is over.
+    ///
+    /// # Errors
+    /// The lane is there already, or its thread could not be started.
+    pub(super) fn open(
+        &mut self,
+        lane: usize,
+        socket: OwnedFd,
+        core: Option<CoreId>,
+    ) -> Result<(), LinkError> {
+        let Some(place) = self.handles.get_mut(lane).filter(|_| lane < self.count) else {
+            return Err(LinkError::Misuse("the session does not have that bulk lane"));
+        };
+        if place.is_some() {
+            let peer = self.shared.peer.clone();
+            return Err(LinkError::PeerMisbehaved { peer, what: format!("a second bulk lane {lane}") });
+        }
+        let sink = Sink { lane, shared: Arc::clone(&self.shared) };
+        let handle = BulkMover::spawn(socket, core, sink)?;
+        for chunk in self.early.get_mut(lane).map(std::mem::take).unwrap_or_default() {
+            handle.send(chunk);
+        }
+        *place = Some(handle);
+        Ok(())
+    }
+
+    /// Numbers the chunks of a host-to-device copy.
+    pub(super) fn number(&self, count: u64) -> Range<u64> {
+        self.shared.chunks().number(count)
+    }
+
+    /// The slot of a host-to-device chunk, the word that counts its arrivals, and the count to wait for.
+    pub(super) fn place_of(&self, chunk: u64) -> (u32, u32) {
+        let slots = u64::from(self.shared.pinned.plan().h2d_slots).max(1);
+        ((chunk % slots) as u32, (chunk / slots) as u32 + 1)
+    }
+
+    /// Whether a chunk is in its slot.
+    pub(super) fn has_arrived(&self, chunk: u64) -> bool {
+        let (slot, count) = self.place_of(chunk);
+        let word = self.shared.pinned.word(self.shared.pinned.arrival(slot));
+        word.load(Ordering::Acquire).wrapping_sub(count).cast_signed() >= 0
+    }
+
+    /// The GPU is done with these chunks; after an error they may not even have arrived.
+    pub(super) fn retire(&mut self, chunks: Range<u64>, status: Status) {
+        if status != 0 {
+            self.unwanted.extend(chunks);
+            return;
+        }
+        let mut receiver = self.shared.chunks();
+        for chunk in chunks {
+            // Refused only for chunks that have not arrived, whose copy cannot have been done.
+            let _ = receiver.retire(chunk);
+        }
+    }
+
+    /// The credit to tell the client, if it has grown enough to be worth an event.
+    pub(super) fn credit(&mut self) -> Option<u64> {
+        let arrived: Vec<u64> =
+            self.unwanted.iter().copied().filter(|&chunk| self.has_arrived(chunk)).collect();
+        let mut receiver = self.shared.chunks();
+        if !arrived.is_empty() {
+            for &chunk in &arrived {
+                let _ = receiver.retire(chunk);
+            }
+            self.unwanted.retain(|chunk| !arrived.contains(chunk));
+        }
+        receiver.tell_credit(u64::from(self.shared.pinned.plan().h2d_slots / 8))
+    }
+
+    /// Whether chunks that nobody wants are still to come.
+    pub(super) fn awaits_unwanted(&self) -> bool {
+        !self.unwanted.is_empty()
+    }
+
+    /// Chunks that may be refused and not yet come: what a client can make the server remember.
+    pub(super) fn unwanted(&self) -> usize {
+        self.unwanted.len()
+    }
+
+    /// The next device-to-host slot, and how often it must have been given back before it can be used.
+    pub(super) fn take_slot(&mut self) -> (u32, u32) {
+        let slots = u64::from(self.shared.pinned.plan().d2h_slots).max(1);
+        let chunk = self.d2h;
+        self.d2h += 1;
+        ((chunk % slots) as u32, (chunk / slots) as u32)
+    }
+
+    /// A device-to-host slot is free again.
+    pub(super) fn give_slot(&self, slot: u32) {
+        self.shared.pinned.word(self.shared.pinned.freed(slot)).fetch_add(1, Ordering::Release);
+    }
+
+    /// Sends a device-to-host chunk from its slot. Gives the lane.
+    pub(super) fn send(&mut self, number: u64, slot: u32, offset: u64, bytes: u32) -> usize {
+        let lane = self.next;
+        self.next = (self.next + 1) % self.count.max(1);
+        // SAFETY: the slot belongs to this chunk until the lane reports it sent, and the mapping outlives the lanes.
+        let payload = unsafe { RawSlice::new(self.shared.pinned.d2h_slot(slot), bytes as usize) };
+        let chunk = OutChunk {
+            header: ChunkHeader::device_to_host(number, offset, bytes),
+            payload,
+            done: u64::from(slot),
+        };
+        self.shared.bytes_out.fetch_add(u64::from(bytes), Ordering::Relaxed);
+        match self.handles.get(lane) {
+            Some(Some(handle)) => handle.send(chunk),
+            _ => {
+                if let Some(early) = self.early.get_mut(lane) {
+                    early.push(chunk);
+                }
+            }
+        }
+        lane
+    }
+
+    /// Shuts every lane down once what is queued has been sent, and gives the threads up: they end with the
+    /// process.
+    pub(super) fn shutdown(&mut self) {
+        for handle in self.handles.iter_mut().filter_map(Option::take) {
+            handle.shutdown();
+            handle.leak();
+        }
+    }
+}
+
+/// What a lane's thread calls.
+struct Sink {
+    lane: usize,
+    shared: Arc<Shared>,
+}
+
+impl Sink {
+    fn refuse(&self, what: String) -> LinkError {
+        LinkError::PeerMisbehaved { peer: self.shared.peer.clone(), what }
+    }
+}
+
+impl BulkSink for Sink {
+    fn place(&mut self, header: &ChunkHeader) -> Result<RawSliceMut, LinkError> {
+        let pinned = &self.shared.pinned;
+        if header.kind != ChunkKind::HostToDevice as u32 || header.reserved != 0 || header.offset != 0 {
+            return Err(self.refuse(format!("a bulk chunk with a header that makes no sense: {header:?}")));
+        }
+        if header.bytes == 0 || header.bytes > pinned.plan().slot_bytes {
+            let limit = pinned.plan().slot_bytes;
+            return Err(self.refuse(format!("a bulk chunk of {} bytes; the limit is {limit}", header.bytes)));
+        }
+        let admitted = self.shared.chunks().admit(self.lane, header.id);
+        let slot = admitted.map_err(|error| self.refuse(error.to_string()))?;
+        let start = pinned.h2d_slot(slot as u32);
+        // SAFETY: the slot belongs to this chunk from here until it is retired, and the mapping outlives the lanes.
+        Ok(unsafe { RawSliceMut::new(start, header.bytes as usize) })
+    }
+
+    fn landed(&mut self, header: &ChunkHeader) {
+        self.shared.bytes_in.fetch_add(u64::from(header.bytes), Ordering::Relaxed);
+        let arrived = self.shared.chunks().arrived(self.lane);
+        if let Ok(chunk) = arrived {
+            let slots = u64::from(self.shared.pinned.plan().h2d_slots).max(1);
+            let (slot, count) = ((chunk % slots) as u32, (chunk / slots) as u32 + 1);
+            // Releases the payload to the stream that waits for this count.
+            self.shared.pinned.word(self.shared.pinned.arrival(slot)).store(count, Ordering::Release);
+        }
+    }
+
+    fn sent(&mut self, token: u64) {
+        self.shared.pinned.word(self.shared.pinned.freed(token as u32)).fetch_add(1, Ordering::Release);
+    }
+
+    fn closed(&mut self, why: LinkError) {
+        let _ = self.shared.ended.set(format!("bulk lane {}: {why}", self.lane));
+        if let Some(waker) = self.shared.waker.get() {
+            waker.wake();
+        }
+    }
+}

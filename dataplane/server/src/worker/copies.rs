@@ -1,0 +1,408 @@
+//! Copies and memsets.
+//!
+//! Payload is never waited for by a thread. Towards the device, the stream waits for the slot's arrival counter
+//! and copies from the slot; from the device, the stream waits until the slot is free, copies into it, and the
+//! ticket behind the copy hands the slot to a bulk lane. Small payloads travel in the command lane and pass
+//! through small pinned blocks.
+
+use std::ffi::c_void;
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
+use cudarc::driver::sys::CUstream;
+use fusewire_wire::ops::table::{
+    CopyIn, CopyInInline, CopyOut, CopyRect, CopyWithin, INLINE_BYTES, INLINE_REPLY_BYTES, Memset,
+};
+use fusewire_wire::ops::{Call, Status};
+
+use super::gpu::Gpu;
+use super::pinned::Block;
+use super::streams::{StreamId, Then};
+use crate::driver::layouts::{Memcpy3d, Side};
+use crate::driver::{CAPTURE_UNSUPPORTED, INVALID_VALUE};
+
+/// cuStreamWaitValue32: until the word is at least the value, in the arithmetic of counters that wrap.
+const WAIT_GEQ: u32 = 0;
+/// Chunks that a refused copy may leave behind for the session to throw away.
+const MAX_UNWANTED: usize = 1 << 20;
+
+impl Gpu {
+    pub(super) fn copy_in(&mut self, record: &CopyIn) -> Result<(), Status> {
+        let slot_bytes = u64::from(self.pinned.plan().slot_bytes);
+        let chunks = self.expect_chunks(record.first_chunk, record.bytes.div_ceil(slot_bytes))?;
+        let result = self.enqueue_in(record, chunks.clone());
+        match result {
+            Ok(()) => Ok(()),
+            Err((done, status)) => {
+                // The client sends them all the same.
+                self.lanes.retire(done..chunks.end, status);
+                Err(status)
+            }
+        }
+    }
+
+    /// Numbers chunks as the client has. The two must agree, or data would end up in the wrong place.
+    fn expect_chunks(&mut self, first: u64, count: u64) -> Result<Range<u64>, Status> {
+        if self.lanes.count() == 0 || count > MAX_UNWANTED as u64 || self.lanes.unwanted() > MAX_UNWANTED {
+            self.misbehave(format!("it announced {count} bulk chunks that cannot come"));
+            return Err(INVALID_VALUE);
+        }
+        let chunks = self.lanes.number(count);
+        if chunks.start != first {
+            self.misbehave(format!("it numbered a bulk chunk {first} where {} is due", chunks.start));
+            return Err(INVALID_VALUE);
+        }
+        Ok(chunks)
+    }
+
+    /// On error: the first chunk that no ticket retires, and why.
+    fn enqueue_in(&mut self, record: &CopyIn, chunks: Range<u64>) -> Result<(), (u64, Status)> {
+        let mut done = chunks.start;
+        let plan = self.pinned.plan();
+        let slot_bytes = u64::from(plan.slot_bytes);
+        // The slots of a long copy come back as it goes on.
+        let every = u64::from(plan.h2d_slots / 8).max(1);
+        let mut run = || -> Result<(), Status> {
+            self.covered(record.destination, record.bytes)?;
+            let (id, raw) = self.stream_for_work(record.stream)?;
+            if self.is_capturing(id) {
+                // At a replay the data would have to come again.
+                return Err(CAPTURE_UNSUPPORTED);
+            }
+            for chunk in chunks.clone() {
+                let offset = (chunk - chunks.start) * slot_bytes;
+                let bytes = (record.bytes - offset).min(slot_bytes);
+                let slot = self.await_chunk(raw, chunk)?;
+                let source = self.pinned.h2d_slot(slot).cast_const().cast::<c_void>();
+                let destination = record.destination + offset;
+                // SAFETY: the slot is registered and holds this chunk until it is retired; the destination was
+                // checked.
+                let status = unsafe { self.d.cuMemcpyHtoDAsync_v2(destination, source, bytes as usize, raw) };
+                self.ok(status)?;
+                if chunk + 1 - done == every || chunk + 1 == chunks.end {
+                    self.after(id, Then::Retire { chunks: done..chunk + 1 })?;
+                    done = chunk + 1;
+                }
+            }
+            Ok(())
+        };
+        let result = run();
+        result.map_err(|status| (done, status))
+    }
+
+    /// The stream waits until a chunk is in its slot. Gives the slot.
+    fn await_chunk(&mut self, stream: CUstream, chunk: u64) -> Result<u32, Status> {
+        let (slot, count) = self.lanes.place_of(chunk);
+        if !self.lanes.has_arrived(chunk) {
+            let word = self.pinned.word_address(self.pinned.arrival(slot));
+            // SAFETY: a live stream and a registered word, which the lane's thread sets.
+            let status = unsafe { self.d.cuStreamWaitValue32_v2(stream, word, count, WAIT_GEQ) };
+            self.ok(status)?;
+        }
+        Ok(slot)
+    }
+
+    pub(super) fn copy_in_inline(&mut self, record: &CopyInInline, tail: &[u8]) -> Result<(), Status> {
+        let bytes = usize::try_from(record.bytes).ok().filter(|&bytes| bytes <= INLINE_BYTES);
+        let data = bytes.and_then(|bytes| tail.get(..bytes)).ok_or(INVALID_VALUE)?;
+        self.covered(record.destination, record.bytes)?;
+        let (id, raw) = self.stream_for_work(record.stream)?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        let block = self.arena.take(self.d, data.len())?;
+        // SAFETY: the block is at least that long and nobody else's.
+        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), block.start(), data.len()) };
+        let source = block.start().cast_const().cast::<c_void>();
+        // SAFETY: the block stays as it is until its ticket is seen; the destination was checked.
+        let status = unsafe { self.d.cuMemcpyHtoDAsync_v2(record.destination, source, data.len(), raw) };
+        if let Err(status) = self.ok(status) {
+            self.arena.give(block);
+            return Err(status);
+        }
+        if self.is_capturing(id) {
+            // Every replay copies what was captured: the block stays for the session.
+            return Ok(());
+        }
+        self.after(id, Then::Release { block })
+    }
+
+    pub(super) fn copy_out(&mut self, call: Call, record: &CopyOut) -> Result<(), Status> {
+        self.covered(record.source, record.bytes)?;
+        let (id, raw) = self.stream_for_work(record.stream)?;
+        if self.is_capturing(id) {
+            return Err(CAPTURE_UNSUPPORTED);
+        }
+        if record.bytes == 0 {
+            return self.after(id, Then::Done { number: call.number });
+        }
+        if record.bytes <= INLINE_REPLY_BYTES as u64 {
+            return self.copy_out_inline(call.number, id, raw, record);
+        }
+        let slot_bytes = u64::from(self.pinned.plan().slot_bytes);
+        let mut offset = 0;
+        while offset < record.bytes {
+            let bytes = (record.bytes - offset).min(slot_bytes);
+            let (slot, destination) = self.await_slot(raw)?;
+            let source = record.source + offset;
+            // SAFETY: the slot is registered and, where the stream has got to, free; the source was checked.
+            let status = unsafe { self.d.cuMemcpyDtoHAsync_v2(destination, source, bytes as usize, raw) };
+            let last = offset + bytes == record.bytes;
+            let then = Then::Chunk { number: call.number, slot, offset, bytes: bytes as u32, last };
+            if let Err(status) = self.ok(status).and_then(|()| self.after(id, then)) {
+                self.lanes.give_slot(slot);
+                return Err(status);
+            }
+            offset += bytes;
+        }
+        Ok(())
+    }
+
+    fn copy_out_inline(
+        &mut self,
+        number: u64,
+        id: StreamId,
+        raw: CUstream,
+        record: &CopyOut,
+    ) -> Result<(), Status> {
+        let bytes = record.bytes as usize;
+        let block = self.arena.take(self.d, bytes)?;
+        let destination = block.start().cast::<c_void>();
+        // SAFETY: the block is at least that long and nobody else's until its ticket is seen; the source was
+        // checked.
+        let status = unsafe { self.d.cuMemcpyDtoHAsync_v2(destination, record.source, bytes, raw) };
+        let result = self.ok(status).and_then(|()| self.after(id, Then::Inline { number, block, bytes }));
+        if result.is_err() {
+            self.arena.give(block);
+        }
+        result
+    }
+
+    /// The stream waits until the next device-to-host slot is free. Gives the slot and where it lies.
+    fn await_slot(&mut self, stream: CUstream) -> Result<(u32, *mut c_void), Status> {
+        let (slot, count) = self.lanes.take_slot();
+        let word = self.pinned.freed(slot);
+        let freed = self.pinned.word(word).load(Ordering::Acquire);
+        if freed.wrapping_sub(count).cast_signed() < 0 {
+            let address = self.pinned.word_address(word);
+            // SAFETY: a live stream and a registered word, which the lane's thread sets.
+            let status = unsafe { self.d.cuStreamWaitValue32_v2(stream, address, count, WAIT_GEQ) };
+            if let Err(status) = self.ok(status) {
+                self.lanes.give_slot(slot);
+                return Err(status);
+            }
+        }
+        Ok((slot, self.pinned.d2h_slot(slot).cast()))
+    }
+
+    pub(super) fn inline_arrived(&mut self, number: u64, block: Block, bytes: usize, status: Status) {
+        if status == 0 {
+            // SAFETY: the copy into the block is finished, and it was at least that long.
+            let data = unsafe { std::slice::from_raw_parts(block.start(), bytes.min(block.len())) };
+            self.out.data(number, 0, data);
+        }
+        self.out.done(number, status);
+        self.arena.give(block);
+    }
+
+    pub(super) fn chunk_arrived(
+        &mut self,
+        number: u64,
+        slot: u32,
+        offset: u64,
+        bytes: u32,
+        last: bool,
+        status: Status,
+    ) {
+        if status != 0 {
+            self.lanes.give_slot(slot);
+        } else if self.lanes.count() == 0 {
+            // A client without bulk lanes takes it all in the command lane.
+            // SAFETY: the copy into the slot is finished, and the slot is at least that long.
+            let data = unsafe { std::slice::from_raw_parts(self.pinned.d2h_slot(slot), bytes as usize) };
+            self.out.data(number, offset, data);
+            self.lanes.give_slot(slot);
+        } else {
+            let lane = self.lanes.send(number, slot, offset, bytes);
+            self.out.chunk_sent(lane);
+        }
+        if last {
+            self.out.done(number, status);
+        }
+    }
+
+    pub(super) fn copy_within(&mut self, record: &CopyWithin) -> Result<(), Status> {
+        self.covered(record.destination, record.bytes)?;
+        self.covered(record.source, record.bytes)?;
+        let (_, raw) = self.stream_for_work(record.stream)?;
+        // SAFETY: both ranges were checked.
+        let status =
+            unsafe { self.d.cuMemcpyAsync(record.destination, record.source, record.bytes as usize, raw) };
+        self.ok(status)
+    }
+
+    pub(super) fn copy_rect(&mut self, call: Call, record: &CopyRect) -> Result<(), Status> {
+        let bytes = record.width.checked_mul(record.height).and_then(|bytes| bytes.checked_mul(record.depth));
+        match record.direction {
+            0 => {
+                let chunks = self.expect_chunks(record.first_chunk, 1)?;
+                let result = self.rect_in(record, bytes, chunks.start);
+                if let Err(status) = result {
+                    self.lanes.retire(chunks, status);
+                }
+                result
+            }
+            1 => self.rect_out(call, record, bytes),
+            2 => {
+                let destination = self.rect_destination(record)?;
+                let source = self.rect_source(record)?;
+                let (_, raw) = self.stream_for_work(record.stream)?;
+                self.copy_3d(record, source, destination, raw)
+            }
+            _ => Err(INVALID_VALUE),
+        }
+    }
+
+    fn rect_in(&mut self, record: &CopyRect, bytes: Option<u64>, chunk: u64) -> Result<(), Status> {
+        self.fits_slot(bytes)?;
+        let destination = self.rect_destination(record)?;
+        let (id, raw) = self.stream_for_work(record.stream)?;
+        if self.is_capturing(id) {
+            return Err(CAPTURE_UNSUPPORTED);
+        }
+        let slot = self.await_chunk(raw, chunk)?;
+        let packed =
+            Side::host(self.pinned.h2d_slot(slot).cast(), record.width as usize, record.height as usize);
+        self.copy_3d(record, packed, destination, raw)?;
+        self.after(id, Then::Retire { chunks: chunk..chunk + 1 })
+    }
+
+    fn rect_out(&mut self, call: Call, record: &CopyRect, bytes: Option<u64>) -> Result<(), Status> {
+        let bytes = self.fits_slot(bytes)?;
+        let source = self.rect_source(record)?;
+        let (id, raw) = self.stream_for_work(record.stream)?;
+        if self.is_capturing(id) {
+            return Err(CAPTURE_UNSUPPORTED);
+        }
+        if bytes == 0 {
+            return self.after(id, Then::Done { number: call.number });
+        }
+        let (slot, start) = self.await_slot(raw)?;
+        let packed = Side::host(start, record.width as usize, record.height as usize);
+        let then = Then::Chunk { number: call.number, slot, offset: 0, bytes, last: true };
+        let result = self.copy_3d(record, source, packed, raw).and_then(|()| self.after(id, then));
+        if result.is_err() {
+            self.lanes.give_slot(slot);
+        }
+        result
+    }
+
+    fn fits_slot(&self, bytes: Option<u64>) -> Result<u32, Status> {
+        let bytes = bytes.and_then(|bytes| u32::try_from(bytes).ok()).ok_or(INVALID_VALUE)?;
+        if bytes > self.pinned.plan().slot_bytes { Err(INVALID_VALUE) } else { Ok(bytes) }
+    }
+
+    fn rect_destination(&self, record: &CopyRect) -> Result<Side, Status> {
+        let at = (record.destination_x, record.destination_y, record.destination_z);
+        let pitch = (record.destination_pitch, record.destination_height);
+        self.rect_side(record, record.destination, record.destination_array, at, pitch)
+    }
+
+    fn rect_source(&self, record: &CopyRect) -> Result<Side, Status> {
+        let at = (record.source_x, record.source_y, record.source_z);
+        let pitch = (record.source_pitch, record.source_height);
+        self.rect_side(record, record.source, record.source_array, at, pitch)
+    }
+
+    fn rect_side(
+        &self,
+        record: &CopyRect,
+        address: u64,
+        array: u64,
+        (x, y, z): (u64, u64, u64),
+        (pitch, height): (u64, u64),
+    ) -> Result<Side, Status> {
+        let small =
+            |value: u64| usize::try_from(value).ok().filter(|&value| value < 1 << 40).ok_or(INVALID_VALUE);
+        let (at_x, at_y, at_z) = (small(x)?, small(y)?, small(z)?);
+        if array != 0 {
+            // The driver knows how large an array is.
+            return Ok(Side::array(self.arrays.get(array)?.raw.cast()).at(at_x, at_y, at_z));
+        }
+        self.covered_rect(address, (x, y, z), (pitch, height), (record.width, record.height, record.depth))?;
+        Ok(Side::unified(address, small(pitch)?, small(height)?).at(at_x, at_y, at_z))
+    }
+
+    /// Whether a pitched box lies in mapped memory, from its first byte to its last.
+    pub(super) fn covered_rect(
+        &self,
+        address: u64,
+        (x, y, z): (u64, u64, u64),
+        (pitch, rows): (u64, u64),
+        (width, height, depth): (u64, u64, u64),
+    ) -> Result<(), Status> {
+        if width == 0 || height == 0 || depth == 0 {
+            return Ok(());
+        }
+        let last = || {
+            let first = z.checked_mul(rows)?.checked_add(y)?.checked_mul(pitch)?.checked_add(x)?;
+            let rows_between = (depth - 1).checked_mul(rows)?.checked_add(height - 1)?;
+            let bytes = rows_between.checked_mul(pitch)?.checked_add(width)?;
+            Some((address.checked_add(first)?, bytes))
+        };
+        let fits = (height == 1 && depth == 1) || pitch >= width;
+        match last() {
+            Some((start, bytes)) if fits => self.covered(start, bytes),
+            _ => Err(INVALID_VALUE),
+        }
+    }
+
+    fn copy_3d(
+        &mut self,
+        record: &CopyRect,
+        source: Side,
+        destination: Side,
+        raw: CUstream,
+    ) -> Result<(), Status> {
+        if record.width == 0 || record.height == 0 || record.depth == 0 {
+            return Ok(());
+        }
+        let (width, height, depth) = (record.width as usize, record.height as usize, record.depth as usize);
+        let copy = Memcpy3d { source, destination, width, height, depth };
+        // SAFETY: both sides were checked; the description is live.
+        let status = unsafe { self.d.cuMemcpy3DAsync_v2(&raw const copy, raw) };
+        self.ok(status)
+    }
+
+    pub(super) fn memset(&mut self, record: &Memset) -> Result<(), Status> {
+        let element = u64::from(record.element);
+        let row = record.width.checked_mul(element).ok_or(INVALID_VALUE)?;
+        if !matches!(element, 1 | 2 | 4) || !record.destination.is_multiple_of(element) {
+            return Err(INVALID_VALUE);
+        }
+        self.covered_rect(
+            record.destination,
+            (0, 0, 0),
+            (record.pitch, record.height),
+            (row, record.height, 1),
+        )?;
+        let (_, raw) = self.stream_for_work(record.stream)?;
+        if row == 0 || record.height == 0 {
+            return Ok(());
+        }
+        let (start, value) = (record.destination, record.value);
+        let (pitch, width, height) = (record.pitch as usize, record.width as usize, record.height as usize);
+        // SAFETY: the range was checked.
+        let status = unsafe {
+            match (element, height) {
+                (1, 1) => self.d.cuMemsetD8Async(start, value as u8, width, raw),
+                (2, 1) => self.d.cuMemsetD16Async(start, value as u16, width, raw),
+                (_, 1) => self.d.cuMemsetD32Async(start, value, width, raw),
+                (1, _) => self.d.cuMemsetD2D8Async(start, pitch, value as u8, width, height, raw),
+                (2, _) => self.d.cuMemsetD2D16Async(start, pitch, value as u16, width, height, raw),
+                _ => self.d.cuMemsetD2D32Async(start, pitch, value, width, height, raw),
+            }
+        };
+        self.ok(status)
+    }
+}

@@ -1,0 +1,160 @@
+//! Fences: the moment when everything that a context was given before is finished.
+//!
+//! Memory that the program frees is taken back then, and not before. A fence is a ticket on every stream of the
+//! context that has unfinished work; while a capture is under way it waits for the capture's end, because
+//! nothing foreign may be put on a captured stream.
+
+use fusewire_wire::ops::Status;
+use rustc_hash::FxHashMap;
+
+use super::gpu::Gpu;
+use super::ranges::Range;
+use super::streams::Then;
+
+/// What a fence was asked for.
+#[derive(Debug)]
+pub(super) enum Purpose {
+    /// Tell the client that the point was reached.
+    Done { number: u64 },
+    /// Answer a synchronous operation.
+    Reply { number: u64 },
+    /// Take memory back, then tell the client.
+    Unmap { number: u64, ranges: Vec<Range> },
+    /// Take mirrored host memory back, then tell the client.
+    Unmirror { number: u64, ranges: Vec<Range> },
+    /// Destroy what the session has in the context, and the context itself unless it is a primary one.
+    Purge { reply: Option<u64>, destroy: bool },
+}
+
+#[derive(Debug)]
+struct Fence {
+    context: u64,
+    purpose: Purpose,
+    /// Streams that have not come by yet.
+    left: usize,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Fences {
+    next: u64,
+    raised: FxHashMap<u64, Fence>,
+    /// Waiting for the end of a capture.
+    held: Vec<(u64, Purpose)>,
+}
+
+impl Fences {
+    /// Whether memory is on its way back.
+    pub(super) fn frees_memory(&self) -> bool {
+        self.raised.values().any(|fence| matches!(fence.purpose, Purpose::Unmap { .. }))
+    }
+}
+
+impl Gpu {
+    /// Does `purpose` once all work that the context has been given is finished.
+    pub(super) fn fence(&mut self, context: u64, purpose: Purpose) {
+        let Ok(found) = self.contexts.get(context) else {
+            return self.fence_done(context, purpose, 0);
+        };
+        if let Some(status) = found.lost {
+            return self.fence_done(context, purpose, status);
+        }
+        if found.captures != 0 {
+            self.fences.held.push((context, purpose));
+            return;
+        }
+        self.fences.next += 1;
+        let fence = self.fences.next;
+        let mut left = 0;
+        if self.enter(context).is_ok() {
+            for id in self.streams.of_context(context) {
+                match self.after_all(id, Then::Fence { fence }) {
+                    Ok(true) => left += 1,
+                    Ok(false) => {}
+                    // The stream's work cannot be waited for: the context is lost, or it will be.
+                    Err(_) => {}
+                }
+            }
+        }
+        if left == 0 {
+            let status = self.contexts.get(context).ok().and_then(|context| context.lost).unwrap_or(0);
+            return self.fence_done(context, purpose, status);
+        }
+        self.fences.raised.insert(fence, Fence { context, purpose, left });
+    }
+
+    /// A capture has ended: what waited for that goes on.
+    pub(super) fn release_held_fences(&mut self, context: u64) {
+        if self.contexts.get(context).is_ok_and(|context| context.captures != 0) {
+            return;
+        }
+        let held = std::mem::take(&mut self.fences.held);
+        for (of, purpose) in held {
+            if of == context {
+                self.fence(of, purpose);
+            } else {
+                self.fences.held.push((of, purpose));
+            }
+        }
+    }
+
+    pub(super) fn fence_reached(&mut self, fence: u64, status: Status) {
+        let Some(found) = self.fences.raised.get_mut(&fence) else { return };
+        found.left = found.left.saturating_sub(1);
+        if found.left == 0
+            && let Some(found) = self.fences.raised.remove(&fence)
+        {
+            self.fence_done(found.context, found.purpose, status);
+        }
+    }
+
+    /// The context is lost: nothing will reach its fences any more.
+    pub(super) fn fail_fences(&mut self, context: u64, status: Status) {
+        let raised: Vec<u64> = self
+            .fences
+            .raised
+            .iter()
+            .filter(|(_, fence)| fence.context == context)
+            .map(|(&id, _)| id)
+            .collect();
+        for id in raised {
+            if let Some(fence) = self.fences.raised.remove(&id) {
+                self.fence_done(context, fence.purpose, status);
+            }
+        }
+        let (failed, held) = std::mem::take(&mut self.fences.held)
+            .into_iter()
+            .partition::<Vec<_>, _>(|(of, _)| *of == context);
+        self.fences.held = held;
+        for (_, purpose) in failed {
+            self.fence_done(context, purpose, status);
+        }
+    }
+
+    fn fence_done(&mut self, context: u64, purpose: Purpose, status: Status) {
+        if self.prints {
+            self.forward_output();
+        }
+        match purpose {
+            Purpose::Done { number } => self.out.done(number, status),
+            Purpose::Reply { number } => {
+                let status = if status == 0 { self.context_fault(context) } else { status };
+                self.out.reply(number, status, &[], &[]);
+            }
+            Purpose::Unmap { number, ranges } => {
+                self.unmap(&ranges);
+                self.out.done(number, status);
+                self.retry_maps();
+            }
+            Purpose::Unmirror { number, ranges } => {
+                self.unmirror(&ranges);
+                self.out.done(number, status);
+            }
+            Purpose::Purge { reply, destroy } => {
+                self.purge(context, destroy);
+                if let Some(number) = reply {
+                    self.out.reply(number, 0, &[], &[]);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,677 @@
+//! Stream capture and graphs.
+//!
+//! Captures begin in the relaxed mode and this thread is in it too, so that one client thread's capture never
+//! stands in another's way; what the other modes forbid, the client refuses. Nodes that the driver makes get
+//! names when the client asks for them.
+
+use std::ffi::CString;
+use std::io::Read;
+
+use cudarc::driver::sys::{CUgraph, CUgraphNode};
+use fusewire_wire::ops::table::{
+    AddDependencies, AddKernelNode, AddMemcpyNode, AddMemsetNode, AddNode, CaptureBeginTo, CaptureInfo,
+    CaptureInfoReply, CaptureUpdate, GraphEdges, GraphInstantiate, GraphNodes, KernelNodeReply,
+    NODE_HANDLE_STEP, NodeNeighbours, NodeSetKernel,
+};
+use fusewire_wire::ops::{Answer, Call, Dim3, Nothing, Status};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::gpu::{Exec, Gpu, Graph, Node};
+use super::handles::MAX_OBJECTS;
+use super::hostfunc;
+use super::launch::{Extra, dims};
+use crate::driver::layouts::{EdgeData, ExecUpdate, HostNode, KernelNode, Memcpy3d, MemsetNode, Side};
+use crate::driver::{INVALID_VALUE, NOT_SUPPORTED, OUT_OF_MEMORY};
+
+/// `CU_STREAM_CAPTURE_MODE_RELAXED`.
+pub(super) const RELAXED: u32 = 2;
+/// Highest capture mode.
+const LAST_MODE: u32 = 2;
+/// Dependencies of a node at most.
+const MAX_DEPENDENCIES: u32 = 1 << 20;
+/// Instantiation flags that are carried: free on launch, launch from the device, priorities of nodes. Upload needs
+/// a stream, and happens at the first launch anyway.
+const INSTANTIATE_FLAGS: u64 = 1 | 4 | 8;
+const INSTANTIATE_UPLOAD: u64 = 2;
+
+impl Gpu {
+    pub(super) fn capture_begin(&mut self, stream: u64, mode: u32) -> Result<(), Status> {
+        if mode > LAST_MODE {
+            return Err(INVALID_VALUE);
+        }
+        let (id, raw) = self.stream(stream)?;
+        // SAFETY: a live stream.
+        let status = unsafe { self.d.cuStreamBeginCapture_v2(raw, RELAXED) };
+        self.ok(status)?;
+        self.began(id)
+    }
+
+    fn began(&mut self, id: super::streams::StreamId) -> Result<(), Status> {
+        let stream = self.streams.get_mut(id)?;
+        stream.captures = true;
+        let context = stream.context;
+        self.contexts.get_mut(context)?.captures += 1;
+        Ok(())
+    }
+
+    pub(super) fn capture_begin_to(&mut self, record: &CaptureBeginTo, tail: &[u8]) -> Result<(), Status> {
+        if record.mode > LAST_MODE {
+            return Err(INVALID_VALUE);
+        }
+        let graph = self.graphs.get(record.graph)?.raw;
+        let dependencies = self.nodes_of(tail, record.dependencies)?;
+        let (id, raw) = self.stream(record.stream)?;
+        // SAFETY: stream, graph and nodes are live. No edge data: ordinary edges.
+        let status = unsafe {
+            let (nodes, count) = (dependencies.as_ptr(), dependencies.len());
+            self.d.cuStreamBeginCaptureToGraph(raw, graph, nodes, std::ptr::null(), count, RELAXED)
+        };
+        self.ok(status)?;
+        self.began(id)
+    }
+
+    pub(super) fn capture_end(&mut self, stream: u64, handle: u64) -> Result<(), Status> {
+        self.mint("graph", handle, self.graphs.has(handle))?;
+        let (id, raw) = self.stream(stream)?;
+        let mut graph = std::ptr::null_mut();
+        // SAFETY: a live stream.
+        let status = unsafe { self.d.cuStreamEndCapture(raw, &raw mut graph) };
+        let stream = self.streams.get_mut(id)?;
+        let context = stream.context;
+        if std::mem::take(&mut stream.captures) {
+            let found = self.contexts.get_mut(context)?;
+            found.captures = found.captures.saturating_sub(1);
+            self.release_held_fences(context);
+        }
+        self.ok(status)?;
+        if graph.is_null() {
+            return Err(crate::driver::UNKNOWN);
+        }
+        // A capture into a graph ends with that graph, which has an owner already.
+        let owned = !self.graphs.iter().any(|(_, known)| known.owned && known.raw == graph);
+        self.graphs.put(handle, Graph { raw: graph, owned });
+        Ok(())
+    }
+
+    pub(super) fn capture_info(&mut self, record: &CaptureInfo) -> Result<Answer<CaptureInfoReply>, Status> {
+        let (_, raw) = self.stream(record.stream)?;
+        let (mut state, mut id, mut graph) = (0, 0, std::ptr::null_mut());
+        let (mut nodes, mut edges, mut count) = (std::ptr::null(), std::ptr::null(), 0usize);
+        // SAFETY: a live stream; every result is a live place.
+        let status = unsafe {
+            let status = self.d.cuStreamGetCaptureInfo_v3(
+                raw,
+                &raw mut state,
+                &raw mut id,
+                &raw mut graph,
+                &raw mut nodes,
+                &raw mut edges,
+                &raw mut count,
+            );
+            if status == NOT_SUPPORTED {
+                self.d.cuStreamGetCaptureInfo_v2(
+                    raw,
+                    &raw mut state,
+                    &raw mut id,
+                    &raw mut graph,
+                    &raw mut nodes,
+                    &raw mut count,
+                )
+            } else {
+                status
+            }
+        };
+        self.ok(status)?;
+        let mut reply = CaptureInfoReply { status: state, dependencies: 0, id, graph: 0 };
+        if state != 1 || graph.is_null() {
+            return Ok(Answer::of(reply));
+        }
+        let known = self.graphs.iter().find(|(_, known)| known.raw == graph).map(|(handle, _)| handle);
+        reply.graph = match known {
+            Some(handle) => handle,
+            None if record.graph == 0 => 0,
+            None => {
+                self.mint("graph", record.graph, self.graphs.has(record.graph))?;
+                self.graphs.put(record.graph, Graph { raw: graph, owned: false });
+                record.graph
+            }
+        };
+        let nodes = if nodes.is_null() || count > MAX_DEPENDENCIES as usize {
+            Vec::new()
+        } else {
+            // SAFETY: the driver's array, good until the next call on the stream.
+            unsafe { std::slice::from_raw_parts(nodes, count) }.to_vec()
+        };
+        let (names, _) = self.name_nodes(&nodes, graph, record.first_node)?;
+        reply.dependencies = names.len() as u32;
+        Ok(Answer::Now(reply, names.as_bytes().to_vec()))
+    }
+
+    pub(super) fn capture_update(&mut self, record: &CaptureUpdate, tail: &[u8]) -> Result<(), Status> {
+        // Add to the dependencies, or set them.
+        if record.flags > 1 {
+            return Err(INVALID_VALUE);
+        }
+        let mut nodes = self.nodes_of(tail, record.dependencies)?;
+        let (_, raw) = self.stream(record.stream)?;
+        // SAFETY: stream and nodes are live.
+        let status = unsafe {
+            let (start, count) = (nodes.as_mut_ptr(), nodes.len());
+            self.d.cuStreamUpdateCaptureDependencies_v2(raw, start, std::ptr::null(), count, record.flags)
+        };
+        self.ok(status)
+    }
+
+    pub(super) fn graph_create(&mut self, handle: u64) -> Result<(), Status> {
+        self.mint("graph", handle, self.graphs.has(handle))?;
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: a live place.
+        let status = unsafe { self.d.cuGraphCreate(&raw mut raw, 0) };
+        self.ok(status)?;
+        self.graphs.put(handle, Graph { raw, owned: true });
+        Ok(())
+    }
+
+    pub(super) fn graph_destroy(&mut self, handle: u64) -> Result<(), Status> {
+        let graph = self.graphs.take(handle)?;
+        if !graph.owned {
+            return Ok(());
+        }
+        self.forget_graph(graph.raw);
+        // SAFETY: ours, and named no more.
+        let status = unsafe { self.d.cuGraphDestroy(graph.raw) };
+        self.ok(status)
+    }
+
+    /// Forgets the other names of a graph and its nodes.
+    fn forget_graph(&mut self, raw: CUgraph) {
+        self.graphs.take_all(|graph| graph.raw == raw);
+        for node in self.nodes.take_all(|node| node.graph == raw as usize) {
+            self.node_names.remove(&(node.raw as usize));
+        }
+    }
+
+    pub(super) fn graph_clone(&mut self, graph: u64, handle: u64) -> Result<(), Status> {
+        self.mint("graph", handle, self.graphs.has(handle))?;
+        let graph = self.graphs.get(graph)?.raw;
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: a live graph and a live place.
+        let status = unsafe { self.d.cuGraphClone(&raw mut raw, graph) };
+        self.ok(status)?;
+        self.graphs.put(handle, Graph { raw, owned: true });
+        Ok(())
+    }
+
+    pub(super) fn graph_instantiate(&mut self, record: &GraphInstantiate) -> Result<(), Status> {
+        self.mint("executable graph", record.exec, self.execs.has(record.exec))?;
+        if record.flags & !(INSTANTIATE_FLAGS | INSTANTIATE_UPLOAD) != 0 {
+            return Err(INVALID_VALUE);
+        }
+        let graph = self.graphs.get(record.graph)?.raw;
+        self.enter(record.context)?;
+        let mut raw = std::ptr::null_mut();
+        let flags = record.flags & INSTANTIATE_FLAGS;
+        // SAFETY: a live graph and a live place.
+        let status = unsafe { self.d.cuGraphInstantiateWithFlags(&raw mut raw, graph, flags) };
+        self.ok(status)?;
+        self.execs.put(record.exec, Exec { raw, context: record.context });
+        Ok(())
+    }
+
+    pub(super) fn graph_launch(&mut self, exec: u64, stream: u64) -> Result<(), Status> {
+        let exec = self.execs.get(exec)?.raw;
+        let (_, raw) = self.stream_for_work(stream)?;
+        // SAFETY: both are live.
+        let status = unsafe { self.d.cuGraphLaunch(exec, raw) };
+        self.ok(status)
+    }
+
+    pub(super) fn graph_upload(&mut self, exec: u64, stream: u64) -> Result<(), Status> {
+        let exec = self.execs.get(exec)?.raw;
+        let (_, raw) = self.stream_for_work(stream)?;
+        // SAFETY: both are live.
+        let status = unsafe { self.d.cuGraphUpload(exec, raw) };
+        self.ok(status)
+    }
+
+    pub(super) fn graph_exec_destroy(&mut self, handle: u64) -> Result<(), Status> {
+        let exec = self.execs.take(handle)?;
+        self.enter(exec.context)?;
+        // SAFETY: ours, and named no more; the driver keeps it while it runs.
+        let status = unsafe { self.d.cuGraphExecDestroy(exec.raw) };
+        self.ok(status)
+    }
+
+    pub(super) fn drop_execs(&mut self, context: u64) {
+        let execs = self.execs.take_all(|exec| exec.context == context);
+        if self.enter(context).is_ok() {
+            for exec in execs {
+                // SAFETY: ours, and named no more.
+                unsafe { self.d.cuGraphExecDestroy(exec.raw) };
+            }
+        }
+    }
+
+    pub(super) fn graph_exec_update(&mut self, exec: u64, graph: u64) -> Result<u32, (Status, u32)> {
+        let plain = |status| (status, 0);
+        let graph = self.graphs.get(graph).map_err(plain)?.raw;
+        let (exec, context) = self.execs.get(exec).map(|exec| (exec.raw, exec.context)).map_err(plain)?;
+        self.enter(context).map_err(plain)?;
+        let null = std::ptr::null_mut();
+        let mut result = ExecUpdate { result: 0, node: null, from: null };
+        // SAFETY: both are live, the result is a live place.
+        let status = unsafe { self.d.cuGraphExecUpdate_v2(exec, graph, &raw mut result) };
+        self.ok(status).map_err(|status| (status, result.result))?;
+        Ok(result.result)
+    }
+
+    /// The driver's nodes for a list of ours.
+    fn nodes_of(&self, tail: &[u8], count: u32) -> Result<Vec<CUgraphNode>, Status> {
+        if count > MAX_DEPENDENCIES {
+            return Err(INVALID_VALUE);
+        }
+        let names = tail.get(..count as usize * 8).ok_or(INVALID_VALUE)?;
+        names
+            .chunks_exact(8)
+            .map(|name| {
+                let name = u64::read_from_bytes(name).map_err(|_| INVALID_VALUE)?;
+                Ok(self.nodes.get(name)?.raw)
+            })
+            .collect()
+    }
+
+    /// Our names for the driver's nodes, new ones from `first` on. Gives how many are new, too.
+    fn name_nodes(
+        &mut self,
+        nodes: &[CUgraphNode],
+        graph: CUgraph,
+        first: u64,
+    ) -> Result<(Vec<u64>, u32), Status> {
+        let mut made = 0u32;
+        let mut names = Vec::with_capacity(nodes.len());
+        for &raw in nodes {
+            if let Some(&name) = self.node_names.get(&(raw as usize)) {
+                names.push(name);
+                continue;
+            }
+            if self.nodes.len() >= MAX_OBJECTS {
+                return Err(OUT_OF_MEMORY);
+            }
+            let name = first.wrapping_add(u64::from(made) * NODE_HANDLE_STEP);
+            self.mint("graph node", name, self.nodes.has(name))?;
+            self.add_node(name, raw, graph);
+            names.push(name);
+            made += 1;
+        }
+        Ok((names, made))
+    }
+
+    fn add_node(&mut self, name: u64, raw: CUgraphNode, graph: CUgraph) {
+        self.nodes.put(name, Node { raw, graph: graph as usize });
+        self.node_names.insert(raw as usize, name);
+    }
+
+    pub(super) fn graph_nodes(&mut self, record: &GraphNodes) -> Result<(u32, u32, Vec<u8>), Status> {
+        let graph = self.graphs.get(record.graph)?.raw;
+        let d = self.d;
+        let list = |nodes, count| {
+            // SAFETY: a live graph; nodes is null, or has as many places as count says.
+            unsafe {
+                match record.roots {
+                    0 => d.cuGraphGetNodes(graph, nodes, count),
+                    _ => d.cuGraphGetRootNodes(graph, nodes, count),
+                }
+            }
+        };
+        let nodes = self.list_nodes(list)?;
+        let (names, made) = self.name_nodes(&nodes, graph, record.first_node)?;
+        Ok((names.len() as u32, made, names.as_bytes().to_vec()))
+    }
+
+    /// Asks for a list of nodes in the driver's two steps: how many, and which.
+    fn list_nodes(
+        &mut self,
+        list: impl Fn(*mut CUgraphNode, *mut usize) -> Status,
+    ) -> Result<Vec<CUgraphNode>, Status> {
+        let mut count = 0usize;
+        self.ok(list(std::ptr::null_mut(), &raw mut count))?;
+        if count > MAX_OBJECTS {
+            return Err(OUT_OF_MEMORY);
+        }
+        let mut nodes = vec![std::ptr::null_mut(); count];
+        if count != 0 {
+            self.ok(list(nodes.as_mut_ptr(), &raw mut count))?;
+            nodes.truncate(count);
+        }
+        Ok(nodes)
+    }
+
+    pub(super) fn graph_edges(&mut self, record: &GraphEdges) -> Result<(u32, u32, Vec<u8>), Status> {
+        let graph = self.graphs.get(record.graph)?.raw;
+        let mut count = 0usize;
+        let (none, no_edges) = (std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: a live graph; no arrays, only the count.
+        let status = unsafe { self.d.cuGraphGetEdges_v2(graph, none, none, no_edges, &raw mut count) };
+        self.ok(status)?;
+        if count > MAX_OBJECTS {
+            return Err(OUT_OF_MEMORY);
+        }
+        let (mut from, mut to) = (vec![std::ptr::null_mut(); count], vec![std::ptr::null_mut(); count]);
+        let mut edges = vec![EdgeData::default(); count];
+        if count != 0 {
+            // SAFETY: as many places as count says.
+            let status = unsafe {
+                let (from, to) = (from.as_mut_ptr(), to.as_mut_ptr());
+                self.d.cuGraphGetEdges_v2(graph, from, to, edges.as_mut_ptr(), &raw mut count)
+            };
+            self.ok(status)?;
+        }
+        let nodes: Vec<CUgraphNode> =
+            from.into_iter().zip(to).take(count).flat_map(|(f, t)| [f, t]).collect();
+        let (names, made) = self.name_nodes(&nodes, graph, record.first_node)?;
+        Ok((count as u32, made, names.as_bytes().to_vec()))
+    }
+
+    pub(super) fn node_type(&mut self, node: u64) -> Result<u32, Status> {
+        let node = self.nodes.get(node)?.raw;
+        let mut kind = 0;
+        // SAFETY: a live node and a live integer.
+        let status = unsafe { self.d.cuGraphNodeGetType(node, &raw mut kind) };
+        self.ok(status)?;
+        Ok(kind)
+    }
+
+    pub(super) fn node_neighbours(&mut self, record: &NodeNeighbours) -> Result<(u32, u32, Vec<u8>), Status> {
+        let (node, graph) = self.nodes.get(record.node).map(|node| (node.raw, node.graph as CUgraph))?;
+        let d = self.d;
+        let list = |nodes: *mut CUgraphNode, count: *mut usize| {
+            // Edge data are asked for, so that edges that have some are not refused, and dropped.
+            // SAFETY: count is live.
+            let wanted = if nodes.is_null() { 0 } else { unsafe { *count } };
+            let mut edges = vec![EdgeData::default(); wanted];
+            let edges = if nodes.is_null() { std::ptr::null_mut() } else { edges.as_mut_ptr() };
+            // SAFETY: a live node; the arrays are null, or have as many places as count says.
+            unsafe {
+                match record.forward {
+                    0 => d.cuGraphNodeGetDependencies_v2(node, nodes, edges, count),
+                    _ => d.cuGraphNodeGetDependentNodes_v2(node, nodes, edges, count),
+                }
+            }
+        };
+        let nodes = self.list_nodes(list)?;
+        let (names, made) = self.name_nodes(&nodes, graph, record.first_node)?;
+        Ok((names.len() as u32, made, names.as_bytes().to_vec()))
+    }
+
+    /// What every operation that adds a node begins with.
+    fn new_node(
+        &mut self,
+        graph: u64,
+        node: u64,
+        tail: &[u8],
+        dependencies: u32,
+    ) -> Result<(CUgraph, Vec<CUgraphNode>), Status> {
+        self.mint("graph node", node, self.nodes.has(node))?;
+        Ok((self.graphs.get(graph)?.raw, self.nodes_of(tail, dependencies)?))
+    }
+
+    pub(super) fn add_kernel_node(&mut self, record: &AddKernelNode, tail: &[u8]) -> Result<(), Status> {
+        let (graph, dependencies) = self.new_node(record.graph, record.node, tail, record.dependencies)?;
+        let buffer = tail.get(record.dependencies as usize * 8..).ok_or(INVALID_VALUE)?;
+        let (function, buffer) = self.function_with(record.function, buffer, record.parameter_bytes)?;
+        let context = self.enter(record.context)?;
+        let mut extra = Extra::new(buffer);
+        let params =
+            self.kernel_node(record.function, function, record.grid, record.block, record.shared_bytes);
+        let params = KernelNode { extra: extra.as_mut_ptr(), context: context.cast(), ..params? };
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: everything named is live, and copied by the driver.
+        let status = unsafe {
+            let (nodes, count) = (dependencies.as_ptr(), dependencies.len());
+            self.d.cuGraphAddKernelNode_v2(&raw mut raw, graph, nodes, count, &raw const params)
+        };
+        self.ok(status)?;
+        self.add_node(record.node, raw, graph);
+        Ok(())
+    }
+
+    /// A kernel node's parameters, without the buffer: a kernel of a library has a field of its own.
+    fn kernel_node(
+        &self,
+        handle: u64,
+        function: cudarc::driver::sys::CUfunction,
+        grid: Dim3,
+        block: Dim3,
+        shared_bytes: u32,
+    ) -> Result<KernelNode, Status> {
+        let kernel = self.functions.get(handle)?.kernel;
+        let null = std::ptr::null_mut();
+        Ok(KernelNode {
+            function: if kernel { null } else { function.cast() },
+            grid: dims(grid),
+            block: dims(block),
+            shared_bytes,
+            parameters: std::ptr::null_mut(),
+            extra: std::ptr::null_mut(),
+            kernel: if kernel { function.cast() } else { null },
+            context: null,
+        })
+    }
+
+    pub(super) fn add_memcpy_node(&mut self, record: &AddMemcpyNode, tail: &[u8]) -> Result<(), Status> {
+        let (graph, dependencies) = self.new_node(record.graph, record.node, tail, record.dependencies)?;
+        let extent = (record.width, record.height, record.depth);
+        let (to, from) = (
+            (record.destination_pitch, record.destination_height),
+            (record.source_pitch, record.source_height),
+        );
+        self.covered_rect(record.destination, (0, 0, 0), to, extent)?;
+        self.covered_rect(record.source, (0, 0, 0), from, extent)?;
+        let context = self.enter(record.context)?;
+        let copy = Memcpy3d {
+            source: Side::unified(record.source, from.0 as usize, from.1 as usize),
+            destination: Side::unified(record.destination, to.0 as usize, to.1 as usize),
+            width: record.width as usize,
+            height: record.height as usize,
+            depth: record.depth as usize,
+        };
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: everything named is live, and copied by the driver; the ranges were checked.
+        let status = unsafe {
+            let (nodes, count) = (dependencies.as_ptr(), dependencies.len());
+            self.d.cuGraphAddMemcpyNode(&raw mut raw, graph, nodes, count, &raw const copy, context)
+        };
+        self.ok(status)?;
+        self.add_node(record.node, raw, graph);
+        Ok(())
+    }
+
+    pub(super) fn add_memset_node(&mut self, record: &AddMemsetNode, tail: &[u8]) -> Result<(), Status> {
+        let (graph, dependencies) = self.new_node(record.graph, record.node, tail, record.dependencies)?;
+        let row = record.width.checked_mul(u64::from(record.element)).ok_or(INVALID_VALUE)?;
+        if !matches!(record.element, 1 | 2 | 4) {
+            return Err(INVALID_VALUE);
+        }
+        let rows = (record.pitch, record.height);
+        self.covered_rect(record.destination, (0, 0, 0), rows, (row, record.height, 1))?;
+        let context = self.enter(record.context)?;
+        let params = MemsetNode {
+            destination: record.destination,
+            pitch: record.pitch as usize,
+            value: record.value,
+            element: record.element,
+            width: record.width as usize,
+            height: record.height as usize,
+        };
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: everything named is live, and copied by the driver; the range was checked.
+        let status = unsafe {
+            let (nodes, count) = (dependencies.as_ptr(), dependencies.len());
+            self.d.cuGraphAddMemsetNode(&raw mut raw, graph, nodes, count, &raw const params, context)
+        };
+        self.ok(status)?;
+        self.add_node(record.node, raw, graph);
+        Ok(())
+    }
+
+    pub(super) fn add_plain_node(&mut self, call: Call, record: &AddNode, tail: &[u8]) -> Result<(), Status> {
+        let (graph, dependencies) = self.new_node(record.graph, record.node, tail, record.dependencies)?;
+        let (nodes, count) = (dependencies.as_ptr(), dependencies.len());
+        let mut raw = std::ptr::null_mut();
+        let out = &raw mut raw;
+        // SAFETY (all arms): everything named is live, and copied by the driver.
+        let status = match record.kind {
+            // SAFETY: see above.
+            0 => unsafe { self.d.cuGraphAddEmptyNode(out, graph, nodes, count) },
+            1 => {
+                let number = if record.function == 0 { call.number } else { record.function };
+                let params = HostNode { function: hostfunc::reached, data: self.hosts.capture(number)? };
+                // SAFETY: see above; the data live until the process ends.
+                unsafe { self.d.cuGraphAddHostNode(out, graph, nodes, count, &raw const params) }
+            }
+            2 => {
+                let child = self.graphs.get(record.object)?.raw;
+                // SAFETY: see above.
+                unsafe { self.d.cuGraphAddChildGraphNode(out, graph, nodes, count, child) }
+            }
+            3 | 4 => {
+                let event = self.events.get(record.object)?.raw;
+                // SAFETY: see above.
+                unsafe {
+                    match record.kind {
+                        3 => self.d.cuGraphAddEventRecordNode(out, graph, nodes, count, event),
+                        _ => self.d.cuGraphAddEventWaitNode(out, graph, nodes, count, event),
+                    }
+                }
+            }
+            _ => INVALID_VALUE,
+        };
+        self.ok(status)?;
+        self.add_node(record.node, raw, graph);
+        Ok(())
+    }
+
+    pub(super) fn add_dependencies(&mut self, record: &AddDependencies, tail: &[u8]) -> Result<(), Status> {
+        let graph = self.graphs.get(record.graph)?.raw;
+        let from = self.nodes_of(tail, record.count)?;
+        let rest = tail.get(record.count as usize * 8..).ok_or(INVALID_VALUE)?;
+        let to = self.nodes_of(rest, record.count)?;
+        let none = std::ptr::null();
+        // SAFETY: the graph and every node are live; both arrays are as long as is said.
+        let status = unsafe {
+            match record.remove {
+                0 => self.d.cuGraphAddDependencies_v2(graph, from.as_ptr(), to.as_ptr(), none, from.len()),
+                _ => self.d.cuGraphRemoveDependencies_v2(graph, from.as_ptr(), to.as_ptr(), none, from.len()),
+            }
+        };
+        self.ok(status)
+    }
+
+    pub(super) fn node_destroy(&mut self, handle: u64) -> Result<(), Status> {
+        let node = self.nodes.take(handle)?;
+        self.node_names.remove(&(node.raw as usize));
+        // SAFETY: a live node, named no more.
+        let status = unsafe { self.d.cuGraphDestroyNode(node.raw) };
+        self.ok(status)
+    }
+
+    pub(super) fn node_set_kernel(&mut self, record: &NodeSetKernel, tail: &[u8]) -> Result<(), Status> {
+        let node = self.nodes.get(record.node)?.raw;
+        let exec = match record.exec {
+            0 => None,
+            exec => Some(self.execs.get(exec)?.raw),
+        };
+        let (function, buffer) = self.function_with(record.function, tail, record.parameter_bytes)?;
+        let context = self.enter(record.context)?;
+        let mut extra = Extra::new(buffer);
+        let params =
+            self.kernel_node(record.function, function, record.grid, record.block, record.shared_bytes);
+        let params = KernelNode { extra: extra.as_mut_ptr(), context: context.cast(), ..params? };
+        // SAFETY: everything named is live, and copied by the driver.
+        let status = unsafe {
+            match exec {
+                None => self.d.cuGraphKernelNodeSetParams_v2(node, &raw const params),
+                Some(exec) => self.d.cuGraphExecKernelNodeSetParams_v2(exec, node, &raw const params),
+            }
+        };
+        self.ok(status)
+    }
+
+    pub(super) fn node_get_kernel(&mut self, node: u64) -> Result<Answer<KernelNodeReply>, Status> {
+        let node = self.nodes.get(node)?.raw;
+        let null = std::ptr::null_mut();
+        let mut params = KernelNode {
+            function: null,
+            grid: [0; 3],
+            block: [0; 3],
+            shared_bytes: 0,
+            parameters: std::ptr::null_mut(),
+            extra: std::ptr::null_mut(),
+            kernel: null,
+            context: null,
+        };
+        // SAFETY: a live node and a live place.
+        let status = unsafe { self.d.cuGraphKernelNodeGetParams_v2(node, &raw mut params) };
+        self.ok(status)?;
+        let (raw, kernel) =
+            if params.kernel.is_null() { (params.function, false) } else { (params.kernel, true) };
+        let known = self.functions.iter().find(|(_, function)| function.raw.cast() == raw);
+        let (name, places) = match known {
+            Some((handle, function)) => (handle, function.parameters.clone()),
+            None => (0, self.parameters_of(raw.cast(), kernel)),
+        };
+        let bytes = places.iter().map(|p| p.offset as usize + p.bytes as usize).max().unwrap_or(0);
+        let mut buffer = vec![0u8; bytes];
+        if !params.parameters.is_null() {
+            for (index, place) in places.iter().enumerate() {
+                let (start, length) = (place.offset as usize, place.bytes as usize);
+                let Some(room) = buffer.get_mut(start..start + length) else { continue };
+                // SAFETY: the driver's array has a pointer for every parameter, to as many bytes as the
+                // parameter has; both are the node's.
+                unsafe {
+                    let value = *params.parameters.add(index);
+                    if !value.is_null() {
+                        std::ptr::copy_nonoverlapping(
+                            value.cast_const().cast::<u8>(),
+                            room.as_mut_ptr(),
+                            length,
+                        );
+                    }
+                }
+            }
+        }
+        let dim = |[x, y, z]: [u32; 3]| Dim3 { x, y, z };
+        let reply = KernelNodeReply {
+            function: name,
+            grid: dim(params.grid),
+            block: dim(params.block),
+            shared_bytes: params.shared_bytes,
+            parameter_bytes: bytes as u32,
+        };
+        Ok(Answer::Now(reply, buffer))
+    }
+
+    pub(super) fn node_set_enabled(&mut self, node: u64, exec: u64, enabled: u32) -> Result<(), Status> {
+        let node = self.nodes.get(node)?.raw;
+        let exec = self.execs.get(exec)?.raw;
+        // SAFETY: both are live.
+        let status = unsafe { self.d.cuGraphNodeSetEnabled(exec, node, u32::from(enabled != 0)) };
+        self.ok(status)
+    }
+
+    pub(super) fn graph_dot(&mut self, graph: u64, flags: u32) -> Result<Answer<Nothing>, Status> {
+        let graph = self.graphs.get(graph)?.raw;
+        let failed = |_| crate::driver::UNKNOWN;
+        let file =
+            rustix::fs::memfd_create("fusewire-dot", rustix::fs::MemfdFlags::CLOEXEC).map_err(failed)?;
+        let mut file = std::fs::File::from(file);
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+        let path = CString::new(path).map_err(|_| INVALID_VALUE)?;
+        // SAFETY: a live graph and a NUL-terminated path.
+        let status = unsafe { self.d.cuGraphDebugDotPrint(graph, path.as_ptr(), flags) };
+        self.ok(status)?;
+        let mut text = Vec::new();
+        file.read_to_end(&mut text).map_err(|_| crate::driver::UNKNOWN)?;
+        Ok(Answer::Now(Nothing {}, text))
+    }
+}

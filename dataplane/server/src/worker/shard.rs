@@ -1,0 +1,319 @@
+//! The shard: the one thread that turns the command lane, calls the driver and polls for completions.
+//!
+//! It never waits for the GPU. While something is outstanding it polls, first without pause, then with ever
+//! longer short sleeps inside the lane's turn, where the arrival of a batch wakes it; with nothing outstanding it
+//! sleeps there until something comes.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::Receiver;
+use fusewire_link::{CommandLane, CoreId, Wait};
+use fusewire_wire::error::{Culprit, ProtocolError};
+use fusewire_wire::frame::CloseReason;
+use fusewire_wire::hello::Hello;
+use fusewire_wire::ops::{Call, DispatchError, table};
+use fusewire_wire::session::{Flow, Nanos, ServerSession, Transmit};
+
+use super::gpu::Gpu;
+use crate::control::{ControlError, SessionStats, ToWorker};
+
+/// How often the driver is asked whether a stream that is waited for has met a fault.
+const FAULT_CHECK: Duration = Duration::from_millis(1);
+/// How long to poll without pause after the last progress: on two cores or fewer, and on more.
+const SPIN_FEW_CORES: Duration = Duration::from_micros(100);
+const SPIN: Duration = Duration::from_millis(2);
+/// Pauses between polls, after that. They grow with the time without progress.
+const SHORTEST_PAUSE: Duration = Duration::from_micros(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(1);
+/// Frames under way beyond which events are gathered instead of sent.
+const FRAMES_UNDER_WAY: usize = 4;
+/// How long the last word may take to leave.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// How long the command lane may outlive a bulk lane: an ordinary end closes them all, in any order.
+const LANES_CLOSE: Duration = Duration::from_secs(1);
+
+/// Why a session is over.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum End {
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
+    #[error("the client broke the protocol: {0}")]
+    Operation(#[from] DispatchError),
+    #[error("the client broke the protocol: {0}")]
+    Misbehaved(String),
+    #[error("{0}")]
+    Link(String),
+    #[error("the server is stopping: {0}")]
+    Stopped(String),
+    #[error("the server's daemon has gone")]
+    DaemonGone,
+}
+
+impl End {
+    /// What the client is told.
+    fn last_word(&self) -> Option<CloseReason> {
+        match self {
+            // The session's own state machine says it.
+            Self::Protocol(error) if error.culprit() != Culprit::Caller => None,
+            Self::Protocol(_) => Some(CloseReason::Internal),
+            Self::Operation(_) | Self::Misbehaved(_) => Some(CloseReason::Protocol),
+            Self::Link(_) => Some(CloseReason::Protocol),
+            Self::Stopped(_) | Self::DaemonGone => Some(CloseReason::ShuttingDown),
+        }
+    }
+
+    /// Whether the client ended the session itself.
+    pub(super) fn is_ordinary(&self) -> bool {
+        matches!(self, Self::Protocol(ProtocolError::Closed { reason: CloseReason::Done, .. }))
+    }
+}
+
+/// An open session and all that serves it.
+pub(super) struct Shard {
+    pub(super) session: ServerSession,
+    pub(super) lane: Box<dyn CommandLane>,
+    pub(super) gpu: Gpu,
+    /// What the daemon says, brought by the thread that listens to it.
+    pub(super) control: Receiver<Result<ToWorker, ControlError>>,
+    /// Cores for the bulk lanes' threads.
+    pub(super) cores: Vec<CoreId>,
+    pub(super) stats: SessionStats,
+    started: Instant,
+    spin: Duration,
+    last_progress: Instant,
+    last_fault_check: Instant,
+    bulk_ended: Option<Instant>,
+}
+
+impl Shard {
+    pub(super) fn new(
+        session: ServerSession,
+        lane: Box<dyn CommandLane>,
+        gpu: Gpu,
+        control: Receiver<Result<ToWorker, ControlError>>,
+        cores: Vec<CoreId>,
+        started: Instant,
+    ) -> Self {
+        let waker = lane.waker();
+        gpu.lanes.set_waker(waker.clone());
+        gpu.hosts.set_waker(waker);
+        let few = std::thread::available_parallelism().map_or(true, |count| count.get() <= 2);
+        let now = Instant::now();
+        Self {
+            session,
+            lane,
+            gpu,
+            control,
+            cores,
+            stats: SessionStats::default(),
+            started,
+            spin: if few { SPIN_FEW_CORES } else { SPIN },
+            last_progress: now,
+            last_fault_check: now,
+            bulk_ended: None,
+        }
+    }
+
+    /// Serves the session until it is over, and says why it is.
+    pub(super) fn run(&mut self) -> End {
+        loop {
+            if let Err(end) = self.turn() {
+                self.say_farewell(&end);
+                self.stats.batches = self.session.applied();
+                let shared = self.gpu.lanes.shared();
+                self.stats.bytes_in += shared.bytes_in.load(Ordering::Relaxed);
+                self.stats.bytes_out += shared.bytes_out.load(Ordering::Relaxed);
+                return end;
+            }
+        }
+    }
+
+    fn turn(&mut self) -> Result<(), End> {
+        self.flush()?;
+        let wait = self.wait();
+        let received = self.receive(wait)?;
+        let now = Instant::now();
+        let mut progress = received;
+        progress |= self.gpu.poll();
+        for number in self.gpu.hosts.take_calls() {
+            self.gpu.out.host_call(number);
+            progress = true;
+        }
+        if let Some(upto) = self.gpu.lanes.credit() {
+            self.gpu.out.credit(upto);
+            progress = true;
+        }
+        if self.gpu.streams.is_waiting() && now - self.last_fault_check >= FAULT_CHECK {
+            self.last_fault_check = now;
+            self.gpu.look_for_faults();
+            self.gpu.forward_output();
+        }
+        if progress {
+            self.last_progress = now;
+        }
+        self.hear_daemon()?;
+        if let Some(why) = self.gpu.lanes.ended() {
+            let since = *self.bulk_ended.get_or_insert(now);
+            if now - since >= LANES_CLOSE {
+                return Err(End::Link(why.to_owned()));
+            }
+        }
+        let nanos = self.nanos();
+        if self.session.next_timeout().is_some_and(|deadline| deadline <= nanos) {
+            self.session.handle_timeout(nanos)?;
+        }
+        Ok(())
+    }
+
+    /// How long the lane may wait for the client, in view of what else there is to watch.
+    fn wait(&self) -> Wait {
+        if !self.gpu.out.is_empty() {
+            // The client's window is full; an acknowledgement opens it.
+            return Wait::AtMost(LONGEST_PAUSE);
+        }
+        if self.gpu.streams.is_waiting() || self.gpu.lanes.awaits_unwanted() {
+            let idle = self.last_progress.elapsed();
+            if idle < self.spin {
+                return Wait::No;
+            }
+            return Wait::AtMost((idle / 100).clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
+        }
+        if self.bulk_ended.is_some() || self.gpu.lanes.ended().is_some() {
+            return Wait::AtMost(LANES_CLOSE / 10);
+        }
+        match self.session.next_timeout() {
+            Some(deadline) => {
+                Wait::AtMost(Duration::from_nanos(deadline.saturating_sub(self.nanos()).max(1)))
+            }
+            None => Wait::Forever,
+        }
+    }
+
+    /// Turns the lane, and does what came over it. Gives whether anything did.
+    fn receive(&mut self, wait: Wait) -> Result<bool, End> {
+        let nanos = self.nanos();
+        let Self { session, lane, gpu, stats, .. } = self;
+        let mut end = None;
+        let turn = lane.turn(wait, &mut |bytes| {
+            if end.is_some() {
+                return;
+            }
+            let result = session.receive(nanos, bytes, |record| -> Result<Flow, End> {
+                gpu.concerned = 0;
+                stats.calls += 1;
+                let call = Call { number: record.number, flags: record.flags };
+                table::dispatch(gpu, record.op, call, record.body)?;
+                match gpu.misbehaved.take() {
+                    None => Ok(Flow::Continue),
+                    Some(how) => Err(End::Misbehaved(how)),
+                }
+            });
+            end = result.err();
+        });
+        if let Some(end) = end {
+            return Err(end);
+        }
+        match turn {
+            Ok(turn) => {
+                self.stats.bytes_in += turn.received_bytes as u64;
+                Ok(turn.received_bytes != 0)
+            }
+            Err(error) => Err(End::Link(error.to_string())),
+        }
+    }
+
+    /// Hands events to the session and the session's frames to the lane.
+    fn flush(&mut self) -> Result<(), End> {
+        self.gpu.out.flush(self.session.outbox())?;
+        while self.lane.in_flight() < FRAMES_UNDER_WAY {
+            let Some(frame) = self.session.transmit() else { break };
+            self.send(frame)?;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, frame: Transmit) -> Result<(), End> {
+        self.stats.bytes_out += frame.len() as u64;
+        let frame = match frame {
+            Transmit::Batch(batch) => batch,
+            Transmit::Control(bytes) => Arc::new(bytes.to_vec()),
+            Transmit::Owned(bytes) => Arc::new(bytes),
+        };
+        self.lane.send(frame).map_err(|error| End::Link(error.to_string()))
+    }
+
+    fn hear_daemon(&mut self) -> Result<(), End> {
+        while let Ok(message) = self.control.try_recv() {
+            match message {
+                Ok(ToWorker::Join { hello, socket, .. }) => self.join(&hello, socket)?,
+                Ok(ToWorker::Shutdown { reason }) => return Err(End::Stopped(reason)),
+                // A session is open: neither can come, and neither matters.
+                Ok(ToWorker::Open { .. } | ToWorker::Refresh) => {}
+                Err(ControlError::Malformed(_)) => {}
+                Err(_) => return Err(End::DaemonGone),
+            }
+        }
+        Ok(())
+    }
+
+    /// A bulk lane has connected: it is greeted, and belongs to the session from there on.
+    fn join(&mut self, hello: &Hello, socket: OwnedFd) -> Result<(), End> {
+        let (lane, welcome) = match self.session.join_bulk(hello) {
+            Ok(joined) => joined,
+            Err(refusal) => {
+                greet(&socket, &refusal.to_bytes());
+                return Ok(());
+            }
+        };
+        if !greet(&socket, &welcome) {
+            // Gone before it was there: the session's other connections say why.
+            return Ok(());
+        }
+        let core = match self.cores.len() {
+            0 => None,
+            count => self.cores.get(lane % count).copied(),
+        };
+        self.gpu.lanes.open(lane, socket, core).map_err(|error| End::Link(error.to_string()))
+    }
+
+    /// Tells the client why, as far as it still listens.
+    fn say_farewell(&mut self, end: &End) {
+        self.gpu.forward_output();
+        let _ = self.gpu.out.flush(self.session.outbox());
+        if let Some(reason) = end.last_word() {
+            self.session.close(reason, &end.to_string());
+        }
+        let until = Instant::now() + FAREWELL;
+        while let Some(frame) = self.session.transmit() {
+            if self.send(frame).is_err() {
+                return;
+            }
+        }
+        while self.lane.in_flight() != 0 && Instant::now() < until {
+            if self.lane.turn(Wait::AtMost(FAREWELL / 20), &mut |_| {}).is_err() {
+                return;
+            }
+        }
+        self.gpu.lanes.shutdown();
+    }
+
+    fn nanos(&self) -> Nanos {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Writes a greeting to a fresh connection, whose buffer has room for it.
+pub(super) fn greet(socket: &OwnedFd, bytes: &[u8]) -> bool {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        match rustix::net::send(socket, rest, rustix::net::SendFlags::NOSIGNAL) {
+            Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
+    true
+}

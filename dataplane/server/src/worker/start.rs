@@ -1,0 +1,272 @@
+//! A worker process from its start to its end.
+//!
+//! It loads the driver and says so, waits for a session, serves it, and exits: the end of the process is what
+//! frees everything that the session had, whatever state it was in.
+
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam::channel::{Receiver, unbounded};
+use fusewire_link::{CoreId, Waker, tcp};
+use fusewire_wire::bulk::MAX_LANES;
+use fusewire_wire::hello::{Refusal, RefusedReason, Welcome};
+use fusewire_wire::session::{ChannelConfig, Patience, ServerConfig, ServerSession};
+
+use super::bulk::Lanes;
+use super::gpu::Gpu;
+use super::graphs::RELAXED;
+use super::memory::Memory;
+use super::output::Output;
+use super::pinned::{Pinned, Plan};
+use super::shard::{End, Shard, greet};
+use crate::control::{ControlError, FromWorker, Open, SessionStats, ToWorker, WorkerEnd, WorkerOptions};
+use crate::driver::load::DEFAULT_DRIVER;
+use crate::driver::{Driver, inventory, snapshot};
+
+/// Staging when the daemon does not say: 64 slots of 1 MiB each way.
+const SLOT_BYTES: u32 = 1 << 20;
+const SLOTS: u32 = 64;
+/// Limits of what the daemon may say.
+const MAX_SLOT_BYTES: u32 = 64 << 20;
+const MAX_SLOTS: u32 = 4096;
+/// A client may be stopped in a debugger for this long; a host that died is noticed by the connection.
+const SILENCE: u64 = 120_000_000_000;
+const PING: u64 = 15_000_000_000;
+
+/// Runs a worker process. Nothing else may go on in the process: its standard output and error become the
+/// session's.
+#[must_use]
+pub fn main(options: &WorkerOptions) -> ExitCode {
+    let mut control = match WorkerEnd::from_fd(options.control_fd) {
+        Ok(control) => control,
+        Err(error) => {
+            let fd = options.control_fd;
+            eprintln!(
+                "fusewire: a worker is started by the daemon only: descriptor {fd} is no control socket: {error}"
+            );
+            return ExitCode::from(2);
+        }
+    };
+    let (output, log) = match Output::capture() {
+        Ok((output, stderr)) => (output, Log(Some(stderr))),
+        Err(error) => {
+            eprintln!("fusewire: device output cannot be captured: {error}; it stays here");
+            (Output::default(), Log(None))
+        }
+    };
+    log.catch_panics();
+    let driver: &'static Driver =
+        match Driver::start(options.driver.as_deref().unwrap_or(Path::new(DEFAULT_DRIVER))) {
+            Ok(driver) => Box::leak(Box::new(driver)),
+            Err(error) => {
+                let _ = control.send(&FromWorker::Failed { text: error.to_string() });
+                return ExitCode::FAILURE;
+            }
+        };
+    let opened = ready(driver, &mut control).and_then(|()| wait_for_session(driver, &mut control));
+    match opened {
+        Ok(Some((open, socket))) => {
+            let ended = match serve(driver, &open, socket, control, output) {
+                Ok(ended) => ended,
+                Err(text) => {
+                    log.line(&format!("session of {}: {text}", open.peer));
+                    return ExitCode::FAILURE;
+                }
+            };
+            if !ended.is_ordinary() {
+                log.line(&format!("session of {}: {ended}", open.peer));
+            }
+            ExitCode::SUCCESS
+        }
+        Ok(None) => ExitCode::SUCCESS,
+        Err(error) => {
+            log.line(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Where the process's own messages go, now that its standard error is the session's.
+struct Log(Option<OwnedFd>);
+
+impl Log {
+    fn line(&self, text: &str) {
+        let text = format!("fusewire worker {}: {text}\n", std::process::id());
+        match &self.0 {
+            Some(fd) => {
+                // Nobody is left to tell.
+                let _ = rustix::io::write(fd, text.as_bytes());
+            }
+            None => {
+                let _ = std::io::stderr().write_all(text.as_bytes());
+            }
+        }
+    }
+
+    fn catch_panics(&self) {
+        let fd = self.0.as_ref().and_then(|fd| fd.try_clone().ok());
+        std::panic::set_hook(Box::new(move |info| {
+            Log(fd.as_ref().and_then(|fd| fd.try_clone().ok())).line(&info.to_string())
+        }));
+    }
+}
+
+fn ready(driver: &Driver, control: &mut WorkerEnd) -> Result<(), String> {
+    let message = match inventory::take(driver) {
+        Ok(inventory) => FromWorker::Ready { inventory: inventory.to_bytes() },
+        Err(status) => {
+            let text = format!("the driver cannot describe its devices: {}", driver.describe(status));
+            let _ = control.send(&FromWorker::Failed { text: text.clone() });
+            return Err(text);
+        }
+    };
+    control.send(&message).map_err(|error| error.to_string())
+}
+
+/// Waits for a session. `None`: the daemon has no use for this worker any more.
+fn wait_for_session(driver: &Driver, control: &mut WorkerEnd) -> Result<Option<(Open, OwnedFd)>, String> {
+    loop {
+        match control.recv() {
+            Ok(ToWorker::Open { open, socket }) => return Ok(Some((open, socket))),
+            Ok(ToWorker::Refresh) => ready(driver, control)?,
+            Ok(ToWorker::Shutdown { .. }) | Err(ControlError::Closed) => return Ok(None),
+            // No session of ours to join yet.
+            Ok(ToWorker::Join { .. }) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+}
+
+/// Opens the session and serves it. An error: it could not be opened, and the client has been told.
+fn serve(
+    driver: &'static Driver,
+    open: &Open,
+    socket: OwnedFd,
+    control: WorkerEnd,
+    output: Output,
+) -> Result<End, String> {
+    let refuse = |socket: &OwnedFd, control: &WorkerEnd, refusal: Refusal| {
+        greet(socket, &refusal.to_bytes());
+        let stats = SessionStats::default();
+        let _ = control.send(&FromWorker::Ended { reason: refusal.text.clone(), stats });
+        refusal.text
+    };
+    let started = Instant::now();
+    let plan = plan(open);
+    // The first core is the shard's own, the rest are for the lanes' threads.
+    let mut cores = open.cores.iter().map(|&id| CoreId { id: id as usize });
+    if let Some(core) = cores.next() {
+        // Best effort: a container's cpuset may exclude the core.
+        core_affinity::set_for_current(core);
+    }
+    let cores: Vec<CoreId> = cores.collect();
+    let prepared = prepare(driver, open, plan, output);
+    let (session, gpu) = match prepared {
+        Ok(prepared) => prepared,
+        Err(refusal) => return Err(refuse(&socket, &control, refusal)),
+    };
+    let keep = match socket.try_clone() {
+        Ok(keep) => keep,
+        Err(error) => {
+            return Err(refuse(&socket, &control, unavailable(format!("out of descriptors: {error}"))));
+        }
+    };
+    let lane = match tcp::command_lane(socket, tcp::Engine::Auto) {
+        Ok(lane) => lane,
+        Err(error) => return Err(refuse(&keep, &control, unavailable(error.to_string()))),
+    };
+    drop(keep);
+    let (report, messages) = listen(control, lane.waker())?;
+    let mut shard = Shard::new(session, lane, gpu, messages, cores, started);
+    let end = shard.run();
+    let _ = report.send(&FromWorker::Ended { reason: end.to_string(), stats: shard.stats });
+    // Nothing is taken apart: a stream may be busy for ever, and the end of the process frees it all.
+    std::mem::forget(shard);
+    Ok(end)
+}
+
+fn plan(open: &Open) -> Plan {
+    let or = |value: u32, default: u32, most: u32| if value == 0 { default } else { value.min(most) };
+    Plan {
+        slot_bytes: or(open.staging.slot_bytes, SLOT_BYTES, MAX_SLOT_BYTES).next_multiple_of(4096),
+        h2d_slots: or(open.staging.h2d_slots, SLOTS, MAX_SLOTS),
+        d2h_slots: or(open.staging.d2h_slots, SLOTS, MAX_SLOTS),
+    }
+}
+
+fn unavailable(text: String) -> Refusal {
+    Refusal::new(RefusedReason::Unavailable, text)
+}
+
+/// Everything that a session has before its first operation.
+fn prepare(
+    driver: &'static Driver,
+    open: &Open,
+    plan: Plan,
+    output: Output,
+) -> Result<(ServerSession, Gpu), Refusal> {
+    let failed = |what: &str, status| unavailable(format!("{what}: {}", driver.describe(status)));
+    let pinned = Pinned::new(plan).map_err(|error| unavailable(format!("no memory for staging: {error}")))?;
+    let pinned = Arc::new(pinned);
+    let memory =
+        Memory::reserve(driver).map_err(|status| failed("the address window cannot be reserved", status))?;
+    let snapshot =
+        snapshot::take(driver).map_err(|status| failed("the devices cannot be described", status))?;
+    let mut mode = RELAXED;
+    // SAFETY: a live integer. Drivers without captures do without.
+    unsafe { driver.cuThreadExchangeStreamCaptureMode(&raw mut mode) };
+    let window = memory.window();
+    let offer = Welcome {
+        session: open.session,
+        slot_bytes: plan.slot_bytes,
+        h2d_slots: plan.h2d_slots,
+        d2h_slots: plan.d2h_slots,
+        bulk_lanes: MAX_LANES as u32,
+        window_base: window.start,
+        window_bytes: window.end - window.start,
+        ..Welcome::blank()
+    };
+    let mut config = ServerConfig::new(offer);
+    config.channel = ChannelConfig {
+        patience: Patience { ping: PING, silence: SILENCE, ..Patience::default() },
+        ..ChannelConfig::default()
+    };
+    // A lost connection ends the session for now: nothing is promised.
+    config.features = 0;
+    let session = ServerSession::open(0, &open.hello, config, &snapshot.encode())?;
+    let lanes = Lanes::new(session.welcome().bulk_lanes, Arc::clone(&pinned), open.peer.clone())
+        .map_err(|error| unavailable(error.to_string()))?;
+    Ok((session, Gpu::new(driver, output, pinned, lanes, memory)))
+}
+
+/// Listens to the daemon on a thread of its own, which wakes the shard. Gives the end to report on, too.
+#[allow(clippy::type_complexity, reason = "a pair, taken apart at once")]
+fn listen(
+    mut control: WorkerEnd,
+    waker: Waker,
+) -> Result<(WorkerEnd, Receiver<Result<ToWorker, ControlError>>), String> {
+    let twin = rustix::io::fcntl_dupfd_cloexec(control.as_fd(), 3).map_err(|error| error.to_string())?;
+    let report =
+        WorkerEnd::from_fd(std::os::fd::IntoRawFd::into_raw_fd(twin)).map_err(|error| error.to_string())?;
+    let (sender, receiver) = unbounded();
+    let body = move || {
+        loop {
+            let message = control.recv();
+            let over = message.as_ref().is_err_and(|error| !matches!(error, ControlError::Malformed(_)));
+            let heard = sender.send(message).is_ok();
+            waker.wake();
+            if over || !heard {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("fusewire-control".into())
+        .spawn(body)
+        .map_err(|error| format!("no thread to listen to the daemon: {error}"))?;
+    Ok((report, receiver))
+}
