@@ -199,7 +199,7 @@ lookups! {
     graph_node GraphNode GraphNode, CUDA_ERROR_INVALID_VALUE;
     array Array Array, CUDA_ERROR_INVALID_HANDLE;
     pool Pool Pool, CUDA_ERROR_INVALID_VALUE;
-    link LinkState LinkState, CUDA_ERROR_INVALID_HANDLE;
+    link Link LinkState, CUDA_ERROR_INVALID_HANDLE;
 }
 
 use crate::abi::result::CUDA_ERROR_INVALID_VALUE;

@@ -1,0 +1,166 @@
+//! Events: recorded without waiting; the server says when one is reached, so a query asks nobody.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use fusewire_wire::ops::table::{EventCreate, EventDestroy, EventElapsed, EventRecord};
+
+use crate::abi::result::{
+    CUDA_ERROR_CAPTURED_EVENT, CUDA_ERROR_INVALID_HANDLE, CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_NOT_READY,
+    CUDA_SUCCESS,
+};
+use crate::abi::types::{CUevent, CUresult, CUstream};
+use crate::runtime::handles::{self, Object};
+use crate::runtime::objects::{DISABLE_TIMING, Event};
+use crate::runtime::session::{Pending, lock};
+use crate::runtime::stats::{self, counter};
+use crate::runtime::{self, Runtime, current};
+
+use super::arguments::{give, need};
+
+const FLAGS: u32 = 7;
+const INTERPROCESS: u32 = 4;
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuEventCreate(event: *mut CUevent, flags: u32) -> CUresult {
+    runtime::call(counter!("cuEventCreate"), |runtime| {
+        need(event)?;
+        if flags & !FLAGS != 0 {
+            return Err(CUDA_ERROR_INVALID_VALUE);
+        }
+        if flags & INTERPROCESS != 0 {
+            return Err(crate::abi::result::CUDA_ERROR_NOT_SUPPORTED);
+        }
+        let context = current::sound_context()?;
+        let handle = handles::mint()?;
+        let record = EventCreate { event: handle, context: context.handle, flags, reserved: 0 };
+        runtime.session.post(&record, &[])?;
+        handles::fill(handle, Object::Event(Arc::new(Event::new(handle, context, flags))));
+        // SAFETY: the program's pointer, for one value.
+        unsafe { give(event, handles::pointer(handle)) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuEventDestroy_v2(event: CUevent) -> CUresult {
+    runtime::call(counter!("cuEventDestroy_v2"), |runtime| {
+        let found = handles::event(event)?;
+        handles::end(found.handle);
+        runtime.session.post(&EventDestroy { event: found.handle }, &[]).map(drop)
+    })
+}
+
+fn record(runtime: &Runtime, event: CUevent, stream: CUstream, flags: u32) -> Result<(), CUresult> {
+    if flags & !1 != 0 {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    }
+    let event = handles::event(event)?;
+    let stream = current::stream(runtime, stream)?;
+    if event.context.handle != stream.context.handle {
+        return Err(CUDA_ERROR_INVALID_HANDLE);
+    }
+    stream.context.check()?;
+    let capture = stream.capture.load(Relaxed);
+    let op = EventRecord { event: event.handle, stream: stream.handle, flags, reserved: 0 };
+    let mut state = lock(&event.state);
+    state.capture = capture;
+    state.stream = Some(stream.clone());
+    drop(state);
+    if capture != 0 {
+        event.recorded.fetch_max(1, Relaxed);
+        return runtime.session.post_on(&stream, &op, &[]).map(drop);
+    }
+    let pending = event.clone();
+    let on = stream.clone();
+    runtime.session.post_pending(Some(&stream), &op, &[], move |number| {
+        pending.recorded.store(number, Relaxed);
+        Pending::Event(pending, on)
+    })?;
+    Ok(())
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuEventRecord(event: CUevent, stream: CUstream) -> CUresult {
+    runtime::call(counter!("cuEventRecord"), |runtime| record(runtime, event, stream, 0))
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuEventRecordWithFlags(event: CUevent, stream: CUstream, flags: u32) -> CUresult {
+    runtime::call(counter!("cuEventRecordWithFlags"), |runtime| record(runtime, event, stream, flags))
+}
+
+/// What an event that is reached, or was never recorded, says.
+fn outcome(event: &Event) -> Result<(), CUresult> {
+    event.context.check()?;
+    match lock(&event.state).status {
+        CUDA_SUCCESS => Ok(()),
+        status => Err(status),
+    }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuEventQuery(event: CUevent) -> CUresult {
+    runtime::call(counter!("cuEventQuery"), |runtime| {
+        let event = handles::event(event)?;
+        if runtime.captures.any() && lock(&event.state).capture != 0 {
+            return Err(CUDA_ERROR_CAPTURED_EVENT);
+        }
+        if event.is_reached() {
+            return outcome(&event);
+        }
+        runtime.session.check()?;
+        Err(CUDA_ERROR_NOT_READY)
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuEventSynchronize(event: CUevent) -> CUresult {
+    runtime::call(counter!("cuEventSynchronize"), |runtime| {
+        let event = handles::event(event)?;
+        if runtime.captures.any() && lock(&event.state).capture != 0 {
+            return Err(CUDA_ERROR_CAPTURED_EVENT);
+        }
+        if event.is_reached() {
+            return outcome(&event);
+        }
+        let since = Instant::now();
+        let mut state = lock(&event.state);
+        while !event.is_reached() {
+            runtime.session.check()?;
+            state = event.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(state);
+        stats::waited(since, 0);
+        outcome(&event)?;
+        event.context.report()
+    })
+}
+
+fn elapsed(runtime: &Runtime, milliseconds: *mut f32, start: CUevent, end: CUevent) -> Result<(), CUresult> {
+    need(milliseconds)?;
+    let (start, end) = (handles::event(start)?, handles::event(end)?);
+    for event in [&start, &end] {
+        if event.flags & DISABLE_TIMING != 0 || event.recorded.load(Relaxed) == 0 {
+            return Err(CUDA_ERROR_INVALID_HANDLE);
+        }
+        if !event.is_reached() {
+            return Err(CUDA_ERROR_NOT_READY);
+        }
+    }
+    let (reply, _) = runtime.session.call(&EventElapsed { start: start.handle, end: end.handle }, &[])?;
+    // SAFETY: the program's pointer, for one value.
+    unsafe { give(milliseconds, reply.milliseconds) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuEventElapsedTime(milliseconds: *mut f32, start: CUevent, end: CUevent) -> CUresult {
+    runtime::call(counter!("cuEventElapsedTime"), |runtime| elapsed(runtime, milliseconds, start, end))
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuEventElapsedTime_v2(milliseconds: *mut f32, start: CUevent, end: CUevent) -> CUresult {
+    runtime::call(counter!("cuEventElapsedTime_v2"), |runtime| elapsed(runtime, milliseconds, start, end))
+}
+
+crate::abi::variants!("event.rs");

@@ -1,0 +1,193 @@
+//! How a session comes to be: find the server, greet it, learn its devices, start the threads.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use fusewire_connect::{Config, open_session};
+use fusewire_link::BulkMover;
+use fusewire_link::tcp::{Engine, command_lane};
+use fusewire_wire::ops::snapshot::Snapshot;
+
+use crate::abi::result::{CUDA_ERROR_NO_DEVICE, CUDA_ERROR_SYSTEM_NOT_READY};
+use crate::abi::types::CUresult;
+use crate::abi::{errors, hooks, set_server_driver_version};
+use crate::hooks::RuntimeHooks;
+
+use super::handles::{self, Object};
+use super::memory_state::Memory;
+use super::objects::{Context, Pool};
+use super::pump::{self, Landings};
+use super::session::Session;
+use super::{Runtime, VisibleDevice, process};
+
+/// Says why there is no device, and gives the code for it.
+fn none(quiet: bool, why: &str) -> CUresult {
+    if !quiet {
+        eprintln!("fusewire: no GPU is available: {why}");
+    }
+    CUDA_ERROR_NO_DEVICE
+}
+
+pub(crate) fn connect() -> Result<Runtime, CUresult> {
+    let quiet = std::env::var_os("FUSEWIRE_QUIET").is_some_and(|value| value == "1");
+    let config = Config::from_env().map_err(|error| none(quiet, &error.to_string()))?;
+    let opened = open_session(&config).map_err(|error| none(quiet, &error.to_string()))?;
+    let Some(snapshot) = Snapshot::decode(&opened.tail) else {
+        return Err(none(quiet, &format!("{} sent a device snapshot that makes no sense", config.server)));
+    };
+    let welcome = &opened.welcome;
+    let memory = Memory::new(welcome.window_base, welcome.window_bytes, snapshot.devices.len())
+        .map_err(|why| none(quiet, &why))?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let spin = spin_time(cores);
+    let session = Arc::new(Session::new(
+        welcome.slot_bytes.max(4096) as usize,
+        u64::from(welcome.h2d_slots),
+        opened.bulk.len(),
+        spin,
+        quiet,
+    ));
+    let mut descriptors = vec![opened.command.as_raw_fd()];
+    descriptors.extend(opened.bulk.iter().map(AsRawFd::as_raw_fd));
+    let lane = command_lane(OwnedFd::from(opened.command), Engine::Auto)
+        .map_err(|error| none(quiet, &error.to_string()))?;
+    descriptors.extend(lane.descriptors());
+    let _ = session.waker.set(lane.waker());
+    let mut lanes = Vec::new();
+    for (number, socket) in opened.bulk.into_iter().enumerate() {
+        let sink = Landings { session: session.clone(), lane: number };
+        let handle = BulkMover::spawn(OwnedFd::from(socket), None, sink)
+            .map_err(|error| none(quiet, &error.to_string()))?;
+        descriptors.extend_from_slice(handle.descriptors());
+        lanes.push(handle);
+    }
+    let _ = session.bulk.set(lanes);
+    let pumped = session.clone();
+    quiet_thread("fusewire-io", move || pump::run(lane, &pumped, spin))
+        .map_err(|error| none(quiet, &format!("starting the I/O thread failed: {error}")))?;
+    descriptors.sort_unstable();
+    descriptors.dedup();
+    process::watch_forks(descriptors);
+
+    set_server_driver_version(snapshot.driver_version);
+    errors::set_descriptions(snapshot.errors.iter().map(|(code, _, text)| (*code, text.clone())).collect());
+    let devices = visible(&snapshot)?;
+    hooks::install(&RuntimeHooks);
+    Ok(Runtime { session, devices, memory, mirrors: Default::default(), captures: Default::default() })
+}
+
+/// How long threads spin before they sleep: not at all when cores are scarce.
+/// `FUSEWIRE_SPIN_US` overrides it.
+fn spin_time(cores: usize) -> Duration {
+    let chosen = std::env::var("FUSEWIRE_SPIN_US").ok().and_then(|value| value.parse().ok());
+    Duration::from_micros(chosen.unwrap_or(if cores > 2 { 100 } else { 0 }))
+}
+
+/// Starts a thread that takes no signals meant for the program.
+fn quiet_thread(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    // SAFETY: all zero is a valid signal set, and it is filled in below.
+    let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };
+    let mut before = all;
+    // SAFETY: both sets are live; the mask is put back below.
+    unsafe {
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+    }
+    let started = std::thread::Builder::new().name(name.into()).spawn(body);
+    // SAFETY: `before` was filled in above.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut()) };
+    started.map(drop)
+}
+
+/// The devices that `CUDA_VISIBLE_DEVICES` lets the program see, in its order.
+fn visible(snapshot: &Snapshot) -> Result<Vec<VisibleDevice>, CUresult> {
+    let wanted = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+    let order = select(snapshot, wanted.as_deref());
+    let mut devices = Vec::new();
+    for (ordinal, remote) in order.into_iter().enumerate() {
+        let Some(device) = snapshot.devices.get(remote) else { continue };
+        let handle = handles::mint()?;
+        let primary = Arc::new(Context::new(handle, ordinal, true, 0, 3020));
+        handles::fill(handle, Object::Context(primary.clone()));
+        let handle = handles::mint()?;
+        let default_pool =
+            Arc::new(Pool { handle, device: ordinal, attributes: Mutex::default(), is_default: true });
+        handles::fill(handle, Object::Pool(default_pool.clone()));
+        devices.push(VisibleDevice {
+            remote: i32::try_from(remote).map_err(|_| CUDA_ERROR_SYSTEM_NOT_READY)?,
+            limits: crate::api::launch::Limits::of(device),
+            snapshot: device.clone(),
+            primary,
+            pool: Mutex::new(default_pool.clone()),
+            default_pool,
+        });
+    }
+    if devices.is_empty() { Err(CUDA_ERROR_NO_DEVICE) } else { Ok(devices) }
+}
+
+/// As the driver reads `CUDA_VISIBLE_DEVICES`: ordinals or UUID prefixes, up to the first that names none.
+fn select(snapshot: &Snapshot, wanted: Option<&str>) -> Vec<usize> {
+    let Some(wanted) = wanted else { return (0..snapshot.devices.len()).collect() };
+    let mut order = Vec::new();
+    for item in wanted.split(',').map(str::trim) {
+        let found = if let Ok(ordinal) = item.parse::<usize>() {
+            (ordinal < snapshot.devices.len()).then_some(ordinal)
+        } else if let Some(prefix) = item.strip_prefix("GPU-") {
+            snapshot.devices.iter().position(|device| {
+                !prefix.is_empty() && uuid(&device.info.uuid).starts_with(&prefix.to_ascii_lowercase())
+            })
+        } else {
+            None
+        };
+        match found {
+            Some(ordinal) if !order.contains(&ordinal) => order.push(ordinal),
+            Some(_) => return Vec::new(),
+            None => break,
+        }
+    }
+    order
+}
+
+/// A UUID as `nvidia-smi` writes it, without `GPU-`.
+fn uuid(bytes: &[u8; 16]) -> String {
+    let mut text = String::new();
+    for (n, byte) in bytes.iter().enumerate() {
+        if matches!(n, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use fusewire_wire::ops::snapshot::{Device, DeviceSnapshot};
+    use zerocopy::FromZeros;
+
+    use super::*;
+
+    #[test]
+    fn visible_devices_are_read_as_the_driver_reads_them() {
+        let device = |byte| {
+            let mut info = DeviceSnapshot::new_zeroed();
+            info.uuid = [byte; 16];
+            Device { info, attributes: Vec::new() }
+        };
+        let snapshot = Snapshot { devices: vec![device(0xa1), device(0xb2)], ..Snapshot::default() };
+        for (given, expected) in [
+            (None, vec![0, 1]),
+            (Some("1"), vec![1]),
+            (Some("1,0"), vec![1, 0]),
+            (Some("0,5,1"), vec![0]),
+            (Some(""), vec![]),
+            (Some("-1"), vec![]),
+            (Some("0,0"), vec![]),
+            (Some("GPU-b2b2"), vec![1]),
+            (Some("NoDevFiles"), vec![]),
+        ] {
+            assert_eq!(select(&snapshot, given), expected, "{given:?}");
+        }
+    }
+}

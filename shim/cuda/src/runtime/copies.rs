@@ -1,0 +1,285 @@
+//! How a copy travels, and when it may return.
+//!
+//! What the driver promises (CUDA driver API, "API synchronization behavior"): a copy from pageable memory
+//! may return once its source has been read; one into pageable memory returns when the data are there; one
+//! from or to pinned memory returns at once in the `Async` form. A synchronous copy from host memory need
+//! not wait for the device either: the order of the lane is all that the program can see.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
+
+use fusewire_link::RawSlice;
+use fusewire_wire::ops::table::{
+    CopyIn, CopyInInline, CopyOut as CopyOutOp, CopyWithin, INLINE_BYTES, StreamSynchronize,
+};
+
+use crate::abi::result::{CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED};
+use crate::abi::types::CUresult;
+
+use super::objects::Stream;
+use super::session::{CopyOut, Landing, Pending, Waiter, lock};
+use super::{Runtime, capture, memory_state, mirror, stats};
+
+/// Pageable sources up to this many bytes are captured; a longer one is sent from where it is, and the
+/// caller waits until it has been read.
+const CAPTURE_BYTES: usize = 256 << 10;
+
+/// Whether the program asked for the synchronous or the asynchronous form.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Form {
+    Sync,
+    Async,
+}
+
+/// What a pointer is to a copy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Side {
+    Device,
+    Pinned,
+    Pageable,
+}
+
+/// What lies at `address`.
+///
+/// # Errors
+/// `CUDA_ERROR_INVALID_VALUE` for a device range that is not allocated throughout.
+pub(crate) fn side(runtime: &Runtime, address: u64, bytes: usize) -> Result<Side, CUresult> {
+    let map = runtime.memory.map();
+    match map.find(address) {
+        Some(region) if region.is_host() => Ok(Side::Pinned),
+        Some(_) if map.is_device(address, bytes as u64) => Ok(Side::Device),
+        Some(_) => Err(CUDA_ERROR_INVALID_VALUE),
+        None if runtime.memory.is_window(address) || address == 0 => Err(CUDA_ERROR_INVALID_VALUE),
+        None => Ok(Side::Pageable),
+    }
+}
+
+/// # Errors
+/// `CUDA_ERROR_INVALID_VALUE` when the range is not device memory throughout.
+pub(crate) fn check_device(runtime: &Runtime, address: u64, bytes: usize) -> Result<(), CUresult> {
+    if bytes == 0 || runtime.memory.map().is_device(address, bytes as u64) {
+        return Ok(());
+    }
+    // Mirrored host memory is the device's as well.
+    match side(runtime, address, bytes)? {
+        Side::Pinned => Ok(()),
+        _ => Err(CUDA_ERROR_INVALID_VALUE),
+    }
+}
+
+/// A copy between any two places, as unified addressing has it.
+///
+/// # Errors
+/// For what the driver would refuse at once; the stream's or session's otherwise.
+///
+/// # Safety
+/// Host addresses must be good for `bytes` bytes, as the driver's rules demand of the program.
+pub(crate) unsafe fn copy(
+    runtime: &Runtime, stream: &Arc<Stream>, to: u64, from: u64, bytes: usize, form: Form,
+) -> Result<(), CUresult> {
+    if bytes == 0 {
+        return Ok(());
+    }
+    stream.context.check()?;
+    match (side(runtime, to, bytes)?, side(runtime, from, bytes)?) {
+        (Side::Device, Side::Device) => within(runtime, stream, to, from, bytes),
+        (Side::Device, source) => {
+            // SAFETY: the caller's promise.
+            unsafe { copy_in(runtime, stream, to, from, bytes, source, form) }
+        }
+        (target, Side::Device) => {
+            // SAFETY: the caller's promise.
+            unsafe { copy_out(runtime, stream, to, from, bytes, target, form) }
+        }
+        (_, _) => {
+            if stream.is_capturing() {
+                return within_mirrors(runtime, stream, to, from, bytes);
+            }
+            synchronize(runtime, stream)?;
+            let source = std::ptr::with_exposed_provenance::<u8>(from as usize);
+            let target = std::ptr::with_exposed_provenance_mut::<u8>(to as usize);
+            // SAFETY: the caller's promise; the ranges may overlap.
+            unsafe { std::ptr::copy(source, target, bytes) };
+            Ok(())
+        }
+    }
+}
+
+fn within(runtime: &Runtime, stream: &Arc<Stream>, to: u64, from: u64, bytes: usize) -> Result<(), CUresult> {
+    let record = CopyWithin { stream: stream.handle, destination: to, source: from, bytes: bytes as u64 };
+    runtime.session.post_on(stream, &record, &[]).map(drop)
+}
+
+/// A copy in a capture, with host memory on one side or both: it happens at every replay, between the
+/// mirrors.
+fn within_mirrors(runtime: &Runtime, stream: &Arc<Stream>, to: u64, from: u64, bytes: usize) -> Result<(), CUresult> {
+    let id = stream.capture.load(Relaxed);
+    for address in [to, from] {
+        if side(runtime, address, bytes)? != Side::Device {
+            let mirror = mirror::ensure(runtime, &stream.context, address, bytes as u64)?;
+            runtime.captures.uses(id, mirror.base, mirror.bytes as u64);
+        }
+    }
+    within(runtime, stream, to, from, bytes)
+}
+
+/// Host to device.
+///
+/// # Errors
+/// As [`copy`].
+///
+/// # Safety
+/// As [`copy`].
+pub(crate) unsafe fn copy_in(
+    runtime: &Runtime, stream: &Arc<Stream>, to: u64, from: u64, bytes: usize, source: Side, form: Form,
+) -> Result<(), CUresult> {
+    if stream.is_capturing() {
+        if form == Form::Sync {
+            runtime.captures.unsafe_call()?;
+        }
+        return within_mirrors(runtime, stream, to, from, bytes);
+    }
+    if source == Side::Pinned {
+        before_reading(runtime, stream, from, bytes)?;
+    }
+    let start = std::ptr::with_exposed_provenance::<u8>(from as usize);
+    let record = |first_chunk| CopyIn { stream: stream.handle, destination: to, bytes: bytes as u64, first_chunk };
+    if bytes <= INLINE_BYTES {
+        // SAFETY: the caller's promise; the bytes are copied before this returns.
+        let data = unsafe { std::slice::from_raw_parts(start, bytes) };
+        let record = CopyInInline { stream: stream.handle, destination: to, bytes: bytes as u64 };
+        return runtime.session.post_on(stream, &record, &[data]).map(drop);
+    }
+    if source == Side::Pageable && bytes <= CAPTURE_BYTES {
+        // SAFETY: the caller's promise.
+        let data: Box<[u8]> = unsafe { std::slice::from_raw_parts(start, bytes) }.into();
+        // SAFETY: the transfer keeps the box, whose contents do not move, until it is sent.
+        let captured = unsafe { RawSlice::new(data.as_ptr(), bytes) };
+        return runtime.session.send_bulk(stream, captured, Some(data), record).map(drop);
+    }
+    // SAFETY: pinned memory the program must leave alone until the stream has read it, and it cannot free it
+    // before (see `memory_state::settle`); otherwise we wait below.
+    let slice = unsafe { RawSlice::new(start, bytes) };
+    let transfer = runtime.session.send_bulk(stream, slice, None, record)?;
+    if form == Form::Sync || source == Side::Pageable {
+        transfer.wait();
+        runtime.session.check()?;
+    }
+    Ok(())
+}
+
+/// The source of an asynchronous copy is read when it is sent, not when the stream gets there: what is
+/// still to be written into it by earlier work has to be waited for.
+fn before_reading(runtime: &Runtime, stream: &Arc<Stream>, from: u64, bytes: usize) -> Result<(), CUresult> {
+    for writer in memory_state::writers(runtime, from, bytes as u64) {
+        synchronize(runtime, &writer)?;
+    }
+    let host_functions = lock(&runtime.session.pending).values().any(|pending| {
+        matches!(pending, Pending::HostFunction { stream: Some(on), again: false, .. } if on.handle == stream.handle)
+    });
+    if host_functions {
+        synchronize(runtime, stream)?;
+    }
+    Ok(())
+}
+
+/// Device to host.
+///
+/// # Errors
+/// As [`copy`].
+///
+/// # Safety
+/// As [`copy`].
+pub(crate) unsafe fn copy_out(
+    runtime: &Runtime, stream: &Arc<Stream>, to: u64, from: u64, bytes: usize, target: Side, form: Form,
+) -> Result<(), CUresult> {
+    if stream.is_capturing() {
+        if form == Form::Sync {
+            runtime.captures.unsafe_call()?;
+        }
+        return within_mirrors(runtime, stream, to, from, bytes);
+    }
+    let waits = form == Form::Sync || target == Side::Pageable;
+    let landing = Landing::Direct(to as usize);
+    receive(runtime, stream, bytes, landing, waits, |_| {
+        CopyOutOp { stream: stream.handle, source: from, bytes: bytes as u64 }
+    })
+}
+
+/// Publishes an operation whose data come back, and waits for them if told to.
+///
+/// # Errors
+/// The stream's or session's.
+pub(crate) fn receive<R: fusewire_wire::ops::AsyncRecord>(
+    runtime: &Runtime, stream: &Arc<Stream>, bytes: usize, landing: Landing, waits: bool, record: impl FnOnce(()) -> R,
+) -> Result<(), CUresult> {
+    let waiter = waits.then(Waiter::new);
+    let copy = Arc::new(CopyOut { stream: stream.clone(), bytes, landing, waiter: waiter.clone() });
+    let record = record(());
+    runtime.session.copies_out.fetch_add(1, Relaxed);
+    let posted = runtime.session.post_pending(Some(stream), &record, &[], |_| Pending::CopyOut(copy));
+    if posted.is_err() {
+        runtime.session.copies_out.fetch_sub(1, Relaxed);
+    }
+    posted?;
+    match waiter {
+        Some(waiter) => runtime.session.wait_for(&waiter, bytes),
+        None => {
+            stats::awaits(bytes);
+            Ok(())
+        }
+    }
+}
+
+/// Receives packed data and waits; `finish` takes them.
+///
+/// # Errors
+/// As [`receive`].
+pub(crate) fn receive_packed<R: fusewire_wire::ops::AsyncRecord>(
+    runtime: &Runtime, stream: &Arc<Stream>, bytes: usize, waits: bool, record: R,
+    finish: impl FnOnce(&[u8]) + Send + 'static,
+) -> Result<(), CUresult> {
+    let landing = Landing::Packed(
+        Mutex::new(vec![0; bytes].into_boxed_slice()),
+        Mutex::new(Some(Box::new(finish))),
+    );
+    receive(runtime, stream, bytes, landing, waits, |()| record)
+}
+
+/// `cuStreamSynchronize`: nothing is asked when everything is known to be finished.
+///
+/// # Errors
+/// The stream's, or one that an asynchronous call has left.
+pub(crate) fn synchronize(runtime: &Runtime, stream: &Arc<Stream>) -> Result<(), CUresult> {
+    if runtime.captures.any() {
+        if stream.is_capturing() {
+            return Err(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+        }
+        if stream.kind == super::objects::StreamKind::Legacy {
+            runtime.captures.unsafe_call()?;
+        }
+    }
+    if !stream.is_known_finished() {
+        let (number, _, _) = runtime.session.call_numbered(&StreamSynchronize { stream: stream.handle }, &[])?;
+        stream.finished(number);
+    }
+    stream.context.report()
+}
+
+/// Mirrors that a replay of this graph uses.
+///
+/// # Errors
+/// When the server cannot map one.
+pub(crate) fn replay_mirrors(
+    runtime: &Runtime, stream: &Arc<Stream>, host: &super::objects::HostUse,
+) -> Result<Vec<Arc<mirror::Mirror>>, CUresult> {
+    host.ranges
+        .iter()
+        .map(|&(base, _)| mirror::ensure(runtime, &stream.context, base, 1))
+        .collect()
+}
+
+/// Whether copies of the current thread may not be captured: synchronous ones in a capture.
+pub(crate) fn is_relaxed(mode: u32) -> bool {
+    mode == capture::RELAXED
+}

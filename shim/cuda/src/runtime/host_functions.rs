@@ -1,0 +1,73 @@
+//! Host functions: run here, on a thread of their own, when their stream gets there.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+
+use fusewire_wire::ops::table::HostFuncDone;
+
+use crate::abi::result::CUDA_SUCCESS;
+
+use super::handles;
+use super::objects::{HostCode, HostFunction};
+use super::session::{Pending, Session, lock};
+
+/// The thread that runs host functions, one after the other, as the driver's does.
+pub(crate) struct HostThread {
+    session: Arc<Session>,
+    queue: Option<Sender<(u64, HostFunction)>>,
+}
+
+impl HostThread {
+    pub(crate) fn new(session: Arc<Session>) -> Self {
+        Self { session, queue: None }
+    }
+
+    /// The server asks for the function that was published as operation `number`.
+    pub(crate) fn call(&mut self, number: u64) {
+        let function = {
+            let mut pending = lock(&self.session.pending);
+            match pending.get(&number) {
+                Some(Pending::HostFunction { function, again, .. }) => {
+                    let (function, again) = (*function, *again);
+                    if !again {
+                        pending.remove(&number);
+                    }
+                    function
+                }
+                _ => return,
+            }
+        };
+        if self.queue.is_none() {
+            let (sender, receiver) = channel::<(u64, HostFunction)>();
+            let session = self.session.clone();
+            let started = std::thread::Builder::new().name("fusewire-host".into()).spawn(move || {
+                for (number, function) in receiver {
+                    run(&function);
+                    // A session that is over has told its callers already.
+                    let _ = session.post(&HostFuncDone { function: number }, &[]);
+                }
+            });
+            match started {
+                Ok(_) => self.queue = Some(sender),
+                Err(error) => {
+                    self.session.lose(&format!("starting the thread for host functions failed: {error}"));
+                    return;
+                }
+            }
+        }
+        if let Some(queue) = &self.queue {
+            let _ = queue.send((number, function));
+        }
+    }
+}
+
+fn run(function: &HostFunction) {
+    match function.run {
+        // SAFETY: the program gave function and argument for exactly this call.
+        HostCode::Function(code) => unsafe { code(function.argument) },
+        // SAFETY: as above.
+        HostCode::Callback(code, stream) => unsafe {
+            code(handles::pointer(stream as u64), CUDA_SUCCESS, function.argument);
+        },
+    }
+}

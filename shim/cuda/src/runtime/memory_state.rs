@@ -1,0 +1,437 @@
+//! Allocation: the window, the heaps of the devices, pinned memory, and what is where.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use fusewire_wire::ops::table::{BlockMap, BlockUnmap, Fence, HostUnmirror};
+use fusewire_wire::ops::window::{HOST_BASE, HOST_BYTES};
+
+use crate::abi::result::{CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_OUT_OF_MEMORY};
+use crate::abi::types::CUresult;
+
+use super::Runtime;
+use super::memory::{ALIGNMENT, Heap, Map, Place, Ranges, Region, SMALL};
+use super::objects::{Context, Stream};
+use super::session::{Pending, Reclaim, lock};
+
+/// Freed pieces are handed to the server's judgement when they come to this many bytes or pieces.
+const QUARANTINE_BYTES: u64 = 4 << 20;
+const QUARANTINE_PIECES: usize = 256;
+
+pub(crate) struct Memory {
+    map: RwLock<Map>,
+    /// Regions of host memory, for a look without the lock.
+    host_regions: AtomicUsize,
+    device_window: Mutex<Ranges>,
+    host_window: Mutex<Ranges>,
+    heaps: Vec<Mutex<Heap>>,
+    /// What `cuMemAddressReserve` has given out: address and bytes.
+    reserved: Mutex<std::collections::BTreeMap<u64, u64>>,
+}
+
+/// Reserves an address range without memory behind it.
+fn reserve(base: u64, bytes: u64) -> Result<(), String> {
+    let address = std::ptr::with_exposed_provenance_mut::<libc::c_void>(base as usize);
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
+    // SAFETY: MAP_FIXED_NOREPLACE fails rather than replace a mapping of the program's.
+    let at = unsafe { libc::mmap(address, bytes as usize, libc::PROT_NONE, flags, -1, 0) };
+    if at == address {
+        return Ok(());
+    }
+    let error = std::io::Error::last_os_error();
+    if at != libc::MAP_FAILED {
+        // SAFETY: an old kernel took the address as a hint; this mapping is ours alone.
+        unsafe { libc::munmap(at, bytes as usize) };
+    }
+    Err(format!(
+        "reserving the {} GiB of addresses at {base:#x} that device pointers live in failed: {error}; the address space is limited (ulimit -v) or used by something else",
+        bytes >> 30
+    ))
+}
+
+impl Memory {
+    pub(crate) fn new(base: u64, bytes: u64, devices: usize) -> Result<Self, String> {
+        reserve(base, bytes)?;
+        reserve(HOST_BASE, HOST_BYTES)?;
+        Ok(Self {
+            map: RwLock::default(),
+            host_regions: AtomicUsize::new(0),
+            device_window: Mutex::new(Ranges::new(base, bytes)),
+            host_window: Mutex::new(Ranges::new(HOST_BASE, HOST_BYTES)),
+            heaps: (0..devices).map(|_| Mutex::new(Heap { pieces: Ranges::empty(), ..Heap::default() })).collect(),
+            reserved: Mutex::default(),
+        })
+    }
+
+    #[inline]
+    pub(crate) fn map(&self) -> RwLockReadGuard<'_, Map> {
+        self.map.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn map_mut(&self) -> RwLockWriteGuard<'_, Map> {
+        self.map.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[inline]
+    pub(crate) fn has_host(&self) -> bool {
+        self.host_regions.load(Relaxed) != 0
+    }
+
+    /// The region that holds an address.
+    pub(crate) fn find(&self, address: u64) -> Option<Region> {
+        self.map().find(address).copied()
+    }
+
+    /// Addresses in the device window, for `cuMemAddressReserve`.
+    pub(crate) fn take_addresses(&self, at: u64, bytes: u64, alignment: u64) -> Option<u64> {
+        let mut window = lock(&self.device_window);
+        if at != 0 && window.take_at(at, bytes) {
+            return Some(at);
+        }
+        window.take(bytes, alignment)
+    }
+
+    pub(crate) fn give_addresses(&self, at: u64, bytes: u64) {
+        lock(&self.device_window).give(at, bytes);
+    }
+
+    pub(crate) fn note_reserved(&self, at: u64, bytes: u64) {
+        lock(&self.reserved).insert(at, bytes);
+    }
+
+    /// Whether a range lies in a reservation of the program's.
+    pub(crate) fn is_reserved(&self, at: u64, bytes: u64) -> bool {
+        let reserved = lock(&self.reserved);
+        let Some((&base, &size)) = reserved.range(..=at).next_back() else { return false };
+        at.checked_add(bytes).is_some_and(|end| end <= base + size)
+    }
+
+    /// Ends a reservation, if it is exactly this one.
+    pub(crate) fn forget_reserved(&self, at: u64, bytes: u64) -> bool {
+        let mut reserved = lock(&self.reserved);
+        let exact = reserved.get(&at) == Some(&bytes);
+        if exact {
+            reserved.remove(&at);
+        }
+        exact
+    }
+
+    pub(crate) fn is_window(&self, address: u64) -> bool {
+        use fusewire_wire::ops::window::{DEVICE_BASE, DEVICE_BYTES};
+        address.wrapping_sub(DEVICE_BASE) < DEVICE_BYTES
+    }
+}
+
+fn granularity(runtime: &Runtime, device: usize) -> u64 {
+    runtime.devices.get(device).map_or(2 << 20, |d| d.snapshot.info.granularity.clamp(1 << 12, 1 << 30))
+}
+
+/// Maps `bytes` (whole blocks) of new memory.
+fn map_blocks(runtime: &Runtime, context: &Context, bytes: u64) -> Result<u64, CUresult> {
+    let granularity = granularity(runtime, context.device);
+    let address = runtime
+        .memory
+        .take_addresses(0, bytes, granularity)
+        .ok_or(CUDA_ERROR_OUT_OF_MEMORY)?;
+    match runtime.session.call(&BlockMap { context: context.handle, address, bytes }, &[]) {
+        Ok(_) => Ok(address),
+        Err(code) => {
+            runtime.memory.give_addresses(address, bytes);
+            Err(code)
+        }
+    }
+}
+
+/// Allocates device memory, as `cuMemAlloc`.
+///
+/// # Errors
+/// `CUDA_ERROR_INVALID_VALUE` for no bytes, `CUDA_ERROR_OUT_OF_MEMORY`, or the session's.
+pub(crate) fn allocate(runtime: &Runtime, context: &Context, bytes: usize, pooled: bool) -> Result<u64, CUresult> {
+    if bytes == 0 {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    }
+    let granularity = granularity(runtime, context.device);
+    let bytes = bytes as u64;
+    let total = runtime.devices.get(context.device).map_or(u64::MAX, |d| d.snapshot.info.total_memory);
+    if bytes > total {
+        return Err(CUDA_ERROR_OUT_OF_MEMORY);
+    }
+    let memory = &runtime.memory;
+    let place = |block| Place::Device { block, pooled };
+    if bytes >= SMALL.min(granularity) {
+        let whole = bytes.next_multiple_of(granularity);
+        let address = match map_blocks(runtime, context, whole) {
+            Err(CUDA_ERROR_OUT_OF_MEMORY) if trim(runtime, context) => map_blocks(runtime, context, whole)?,
+            other => other?,
+        };
+        memory.map_mut().insert(address, bytes, place(true), context.handle, context.device);
+        return Ok(address);
+    }
+    let heap = memory.heaps.get(context.device).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    let need = bytes.next_multiple_of(ALIGNMENT);
+    let mut heap = lock(heap);
+    let address = match heap.pieces.take(need, ALIGNMENT) {
+        Some(address) => address,
+        None => {
+            drop_quarantine(runtime, context, &mut heap)?;
+            let block = map_blocks(runtime, context, granularity)?;
+            heap.blocks.push((block, granularity));
+            heap.pieces.give(block, granularity);
+            heap.pieces.take(need, ALIGNMENT).ok_or(CUDA_ERROR_OUT_OF_MEMORY)?
+        }
+    };
+    drop(heap);
+    memory.map_mut().insert(address, bytes, place(false), context.handle, context.device);
+    Ok(address)
+}
+
+/// Gives shared blocks that hold nothing back to the device. `true` if there were any.
+fn trim(runtime: &Runtime, context: &Context) -> bool {
+    let Some(heap) = runtime.memory.heaps.get(context.device) else { return false };
+    let mut heap = lock(heap);
+    // What is quarantined comes back too late for this allocation, but for the next one.
+    let _ = drop_quarantine(runtime, context, &mut heap);
+    let mut freed = Vec::new();
+    let Heap { pieces, blocks, .. } = &mut *heap;
+    blocks.retain(|&(base, bytes)| {
+        let empty = pieces.take_at(base, bytes);
+        if empty {
+            freed.push((base, bytes));
+        }
+        !empty
+    });
+    drop(heap);
+    for &(base, bytes) in &freed {
+        let _ = unmap(runtime, context, base, bytes);
+    }
+    !freed.is_empty()
+}
+
+fn drop_quarantine(runtime: &Runtime, context: &Context, heap: &mut Heap) -> Result<(), CUresult> {
+    if heap.quarantine.is_empty() {
+        return Ok(());
+    }
+    let pieces = std::mem::take(&mut heap.quarantine);
+    heap.quarantined = 0;
+    let device = context.device;
+    runtime.session.post_pending(None, &Fence { context: context.handle }, &[], |_| {
+        Pending::Reclaim(Reclaim::Pieces(device, pieces))
+    })?;
+    Ok(())
+}
+
+fn unmap(runtime: &Runtime, context: &Context, address: u64, bytes: u64) -> Result<(), CUresult> {
+    runtime.session.post_pending(None, &BlockUnmap { context: context.handle, address, bytes }, &[], |_| {
+        Pending::Reclaim(Reclaim::Range(address, bytes))
+    })?;
+    Ok(())
+}
+
+/// The region that a free of `address` may end.
+fn take_device(runtime: &Runtime, address: u64) -> Result<Region, CUresult> {
+    let mut map = runtime.memory.map_mut();
+    match map.at(address) {
+        Some(Region { place: Place::Device { .. }, .. }) => map.remove(address).ok_or(CUDA_ERROR_INVALID_VALUE),
+        _ => Err(CUDA_ERROR_INVALID_VALUE),
+    }
+}
+
+/// Frees device memory, as `cuMemFree`: it is used again when the work that may use it is finished.
+///
+/// # Errors
+/// `CUDA_ERROR_INVALID_VALUE` for what was not allocated.
+pub(crate) fn free(runtime: &Runtime, address: u64) -> Result<(), CUresult> {
+    let region = take_device(runtime, address)?;
+    let Some(handles) = runtime.devices.get(region.device) else { return Err(CUDA_ERROR_INVALID_VALUE) };
+    let owner = match super::handles::object(region.context) {
+        Some(super::handles::Object::Context(context)) => context,
+        _ => handles.primary.clone(),
+    };
+    release(runtime, &owner, &region)
+}
+
+fn release(runtime: &Runtime, context: &Arc<Context>, region: &Region) -> Result<(), CUresult> {
+    if let Place::Device { block: true, .. } = region.place {
+        let whole = region.bytes.next_multiple_of(granularity(runtime, region.device));
+        return unmap(runtime, context, region.base, whole);
+    }
+    let heap = runtime.memory.heaps.get(region.device).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    let mut heap = lock(heap);
+    let bytes = region.bytes.next_multiple_of(ALIGNMENT);
+    heap.quarantine.push((region.base, bytes));
+    heap.quarantined += bytes;
+    if heap.quarantined > QUARANTINE_BYTES || heap.quarantine.len() > QUARANTINE_PIECES {
+        drop_quarantine(runtime, context, &mut heap)?;
+    }
+    Ok(())
+}
+
+/// The work that may have used freed memory is finished.
+pub(crate) fn reclaim(reclaim: Reclaim) {
+    let Ok(runtime) = super::get() else { return };
+    match reclaim {
+        Reclaim::Range(address, bytes) => runtime.memory.give_addresses(address, bytes),
+        Reclaim::Pieces(device, pieces) => {
+            let Some(heap) = runtime.memory.heaps.get(device) else { return };
+            let mut heap = lock(heap);
+            for (address, bytes) in pieces {
+                heap.pieces.give(address, bytes);
+            }
+        }
+    }
+}
+
+/// Allocates pinned host memory, as `cuMemHostAlloc`. Over a network it is the client's own until a kernel
+/// is given its address.
+///
+/// # Errors
+/// `CUDA_ERROR_INVALID_VALUE`, `CUDA_ERROR_OUT_OF_MEMORY`.
+pub(crate) fn allocate_host(runtime: &Runtime, context: &Context, bytes: usize, flags: u32) -> Result<u64, CUresult> {
+    if bytes == 0 {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    }
+    let whole = (bytes as u64).checked_next_multiple_of(4096).ok_or(CUDA_ERROR_OUT_OF_MEMORY)?;
+    let address = lock(&runtime.memory.host_window).take(whole, 4096).ok_or(CUDA_ERROR_OUT_OF_MEMORY)?;
+    let pointer = std::ptr::with_exposed_provenance_mut::<libc::c_void>(address as usize);
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let how = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+    // SAFETY: replaces a part of our own reservation that nobody else was given.
+    let at = unsafe { libc::mmap(pointer, whole as usize, protection, how, -1, 0) };
+    if at != pointer {
+        lock(&runtime.memory.host_window).give(address, whole);
+        return Err(CUDA_ERROR_OUT_OF_MEMORY);
+    }
+    runtime.memory.map_mut().insert(address, bytes as u64, Place::Pinned { flags }, context.handle, context.device);
+    runtime.memory.host_regions.fetch_add(1, Relaxed);
+    Ok(address)
+}
+
+/// Frees pinned host memory, once nothing is read from it or written to it any more.
+///
+/// # Errors
+/// `CUDA_ERROR_INVALID_VALUE` for what was not allocated so.
+pub(crate) fn free_host(runtime: &Runtime, address: u64) -> Result<(), CUresult> {
+    let region = {
+        let map = runtime.memory.map();
+        match map.at(address) {
+            Some(region @ Region { place: Place::Pinned { .. }, .. }) => *region,
+            _ => return Err(CUDA_ERROR_INVALID_VALUE),
+        }
+    };
+    settle(runtime, region.base, region.bytes);
+    runtime.memory.map_mut().remove(address);
+    runtime.memory.host_regions.fetch_sub(1, Relaxed);
+    forget_mirror(runtime, &region);
+    let whole = region.bytes.next_multiple_of(4096);
+    let pointer = std::ptr::with_exposed_provenance_mut::<libc::c_void>(address as usize);
+    let how = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+    // SAFETY: puts our reservation back over memory that the program has just given up.
+    unsafe { libc::mmap(pointer, whole as usize, libc::PROT_NONE, how, -1, 0) };
+    lock(&runtime.memory.host_window).give(address, whole);
+    Ok(())
+}
+
+/// Enters the program's own memory as registered.
+///
+/// # Errors
+/// `CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED` when a part of it is.
+pub(crate) fn register(runtime: &Runtime, context: &Context, base: u64, bytes: u64, flags: u32) -> Result<(), CUresult> {
+    let mut map = runtime.memory.map_mut();
+    if map.overlaps(base, bytes) {
+        return Err(crate::abi::result::CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED);
+    }
+    map.insert(base, bytes, Place::Registered { flags }, context.handle, context.device);
+    runtime.memory.host_regions.fetch_add(1, Relaxed);
+    Ok(())
+}
+
+/// Ends a registration.
+///
+/// # Errors
+/// `CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED`.
+pub(crate) fn unregister(runtime: &Runtime, base: u64) -> Result<(), CUresult> {
+    let region = {
+        let map = runtime.memory.map();
+        match map.at(base) {
+            Some(region @ Region { place: Place::Registered { .. }, .. }) => *region,
+            _ => return Err(crate::abi::result::CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED),
+        }
+    };
+    settle(runtime, region.base, region.bytes);
+    runtime.memory.map_mut().remove(base);
+    runtime.memory.host_regions.fetch_sub(1, Relaxed);
+    forget_mirror(runtime, &region);
+    Ok(())
+}
+
+fn forget_mirror(runtime: &Runtime, region: &Region) {
+    if let Some((base, bytes)) = runtime.mirrors.forget(region.base, region.bytes) {
+        // A session that is over has nothing to give back.
+        let _ = runtime.session.post(&HostUnmirror { context: region.context, address: base, bytes }, &[]);
+    }
+}
+
+/// Waits until no copy reads from or writes to a range of host memory.
+pub(crate) fn settle(runtime: &Runtime, base: u64, bytes: u64) {
+    for transfer in runtime.session.transfers.reading(base, bytes) {
+        transfer.wait();
+    }
+    for stream in writers(runtime, base, bytes) {
+        // An error there is the stream's to report.
+        let _ = super::copies::synchronize(runtime, &stream);
+    }
+}
+
+/// Streams that are copying into a range of host memory.
+pub(crate) fn writers(runtime: &Runtime, base: u64, bytes: u64) -> Vec<Arc<Stream>> {
+    if runtime.session.copies_out.load(Relaxed) == 0 {
+        return Vec::new();
+    }
+    let end = base.saturating_add(bytes);
+    lock(&runtime.session.pending)
+        .values()
+        .filter_map(|pending| match pending {
+            Pending::CopyOut(copy) => match copy.landing {
+                super::session::Landing::Direct(start)
+                    if (start as u64) < end && base < start as u64 + copy.bytes as u64 =>
+                {
+                    Some(copy.stream.clone())
+                }
+                _ => None,
+            },
+            _ => None,
+        })
+        .collect()
+}
+
+/// A context is going, and all its memory with it: nothing of it is found any more.
+pub(crate) fn forget_context(runtime: &Runtime, context: &Context) {
+    let mut map = runtime.memory.map_mut();
+    let gone: Vec<Region> = map
+        .regions()
+        .filter(|r| {
+            r.context == context.handle && matches!(r.place, Place::Device { .. } | Place::Global)
+        })
+        .copied()
+        .collect();
+    for region in &gone {
+        map.remove(region.base);
+    }
+    drop(map);
+    for region in gone {
+        if let Place::Device { block: true, .. } = region.place {
+            runtime.memory.give_addresses(
+                region.base,
+                region.bytes.next_multiple_of(granularity(runtime, region.device)),
+            );
+        }
+    }
+    if context.primary
+        && let Some(heap) = runtime.memory.heaps.get(context.device)
+    {
+        let blocks = std::mem::take(&mut *lock(heap)).blocks;
+        for (base, bytes) in blocks {
+            runtime.memory.give_addresses(base, bytes);
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! The objects behind handles: what the client knows of each without asking.
+
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+
+use fusewire_wire::ops::table::ParameterInfo;
+
+use crate::abi::result::CUDA_SUCCESS;
+use crate::abi::types::CUresult;
+
+/// A context: the primary one of a device, or one the program made.
+pub(crate) struct Context {
+    pub(crate) handle: u64,
+    /// As `cuCtxGetId`: unique for the life of the process.
+    pub(crate) id: u64,
+    /// Ordinal as the program counts devices.
+    pub(crate) device: usize,
+    pub(crate) primary: bool,
+    pub(crate) flags: AtomicU32,
+    /// Retains outstanding of a primary context; it is active while there are any.
+    pub(crate) retained: Mutex<u32>,
+    pub(crate) api_version: u32,
+    /// The legacy default stream.
+    pub(crate) legacy: OnceLock<Arc<Stream>>,
+    /// The code that every call gives since the context met a fault; 0 while it is well.
+    pub(crate) fault: AtomicU32,
+    /// An error of an asynchronous call that nobody has been told of yet.
+    pub(crate) late_error: AtomicU32,
+    /// Number of the last operation on any stream of the context.
+    pub(crate) last: AtomicU64,
+    /// Number of the last operation on any stream that the legacy stream waits for.
+    pub(crate) last_blocking: AtomicU64,
+    /// All operations up to this number are known to be finished.
+    pub(crate) done: AtomicU64,
+    pub(crate) limits: Mutex<HashMap<u32, u64>>,
+    pub(crate) cache_config: AtomicU32,
+    pub(crate) destroyed: AtomicBool,
+}
+
+impl Context {
+    pub(crate) fn new(handle: u64, device: usize, primary: bool, flags: u32, api_version: u32) -> Self {
+        static IDS: AtomicU64 = AtomicU64::new(1);
+        Self {
+            handle,
+            id: IDS.fetch_add(1, Relaxed),
+            device,
+            primary,
+            flags: AtomicU32::new(flags),
+            retained: Mutex::new(0),
+            api_version,
+            legacy: OnceLock::new(),
+            fault: AtomicU32::new(0),
+            late_error: AtomicU32::new(0),
+            last: AtomicU64::new(0),
+            last_blocking: AtomicU64::new(0),
+            done: AtomicU64::new(0),
+            limits: Mutex::new(HashMap::new()),
+            cache_config: AtomicU32::new(0),
+            destroyed: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn is_active(&self) -> bool {
+        !self.primary || *self.retained.lock().unwrap_or_else(PoisonError::into_inner) > 0
+    }
+
+    /// The sticky error, if the context met a fault.
+    #[inline]
+    pub(crate) fn check(&self) -> Result<(), CUresult> {
+        match self.fault.load(Relaxed) {
+            CUDA_SUCCESS => Ok(()),
+            fault => Err(fault),
+        }
+    }
+
+    /// The sticky error, or an earlier asynchronous one, which is told once.
+    pub(crate) fn report(&self) -> Result<(), CUresult> {
+        self.check()?;
+        if self.late_error.load(Relaxed) == CUDA_SUCCESS {
+            return Ok(());
+        }
+        match self.late_error.swap(CUDA_SUCCESS, Relaxed) {
+            CUDA_SUCCESS => Ok(()),
+            error => Err(error),
+        }
+    }
+}
+
+/// What kind of stream this is to the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StreamKind {
+    Legacy,
+    PerThread,
+    Created,
+}
+
+pub(crate) struct Stream {
+    pub(crate) handle: u64,
+    pub(crate) id: u64,
+    pub(crate) context: Arc<Context>,
+    pub(crate) kind: StreamKind,
+    pub(crate) flags: u32,
+    pub(crate) priority: i32,
+    /// Number of the last operation on the stream.
+    pub(crate) last: AtomicU64,
+    /// Operations of the stream up to this number are known to be finished.
+    pub(crate) done: AtomicU64,
+    /// The capture the stream takes part in; 0 when none.
+    pub(crate) capture: AtomicU64,
+    pub(crate) attributes: Mutex<HashMap<u32, [u8; 64]>>,
+}
+
+/// `CU_STREAM_NON_BLOCKING`.
+pub(crate) const NON_BLOCKING: u32 = 1;
+
+impl Stream {
+    pub(crate) fn new(handle: u64, context: Arc<Context>, kind: StreamKind, flags: u32, priority: i32) -> Self {
+        static IDS: AtomicU64 = AtomicU64::new(8);
+        let id = match kind {
+            StreamKind::Legacy => 1,
+            StreamKind::PerThread => 2,
+            StreamKind::Created => IDS.fetch_add(1, Relaxed),
+        };
+        Self {
+            handle,
+            id,
+            context,
+            kind,
+            flags,
+            priority,
+            last: AtomicU64::new(0),
+            done: AtomicU64::new(0),
+            capture: AtomicU64::new(0),
+            attributes: Mutex::new(HashMap::new()),
+        }
+    }
+
+    pub(crate) fn blocks_with_legacy(&self) -> bool {
+        self.flags & NON_BLOCKING == 0
+    }
+
+    /// Operation `number` goes to this stream. Called in the order of numbers, under the lane's lock.
+    #[inline]
+    pub(crate) fn issued(&self, number: u64) {
+        self.last.store(number, Relaxed);
+        self.context.last.store(number, Relaxed);
+        if self.blocks_with_legacy() {
+            self.context.last_blocking.store(number, Relaxed);
+        }
+    }
+
+    /// Everything of the stream up to `number` is finished.
+    pub(crate) fn finished(&self, number: u64) {
+        self.done.fetch_max(number, Relaxed);
+    }
+
+    /// Whether everything issued to the stream so far is known to be finished.
+    ///
+    /// An operation on the legacy stream comes after all earlier ones on streams that block with it, and
+    /// before all later ones; so its end says as much of them.
+    pub(crate) fn is_known_finished(&self) -> bool {
+        let done = self.done.load(Relaxed).max(self.context.done.load(Relaxed));
+        if self.kind == StreamKind::Legacy {
+            return done >= self.context.last_blocking.load(Relaxed);
+        }
+        let legacy = if self.blocks_with_legacy() {
+            self.context.legacy.get().map_or(0, |legacy| legacy.done.load(Relaxed))
+        } else {
+            0
+        };
+        done.max(legacy) >= self.last.load(Relaxed)
+    }
+
+    pub(crate) fn is_capturing(&self) -> bool {
+        self.capture.load(Relaxed) != 0
+    }
+}
+
+pub(crate) struct Event {
+    pub(crate) handle: u64,
+    pub(crate) context: Arc<Context>,
+    pub(crate) flags: u32,
+    pub(crate) state: Mutex<EventState>,
+    pub(crate) changed: std::sync::Condvar,
+    /// Number of the last record that is known to be reached; with `recorded`, the fast path of a query.
+    pub(crate) reached: AtomicU64,
+    pub(crate) recorded: AtomicU64,
+}
+
+#[derive(Default)]
+pub(crate) struct EventState {
+    /// Status of the last record reached.
+    pub(crate) status: CUresult,
+    /// The stream of the last record.
+    pub(crate) stream: Option<Arc<Stream>>,
+    /// The capture that the last record was part of; 0 when none.
+    pub(crate) capture: u64,
+}
+
+/// `CU_EVENT_DISABLE_TIMING`.
+pub(crate) const DISABLE_TIMING: u32 = 2;
+
+impl Event {
+    pub(crate) fn new(handle: u64, context: Arc<Context>, flags: u32) -> Self {
+        Self {
+            handle,
+            context,
+            flags,
+            state: Mutex::new(EventState::default()),
+            changed: std::sync::Condvar::new(),
+            reached: AtomicU64::new(0),
+            recorded: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn is_reached(&self) -> bool {
+        self.reached.load(std::sync::atomic::Ordering::Acquire) >= self.recorded.load(Relaxed)
+    }
+
+    /// Record `number` has been reached.
+    pub(crate) fn reach(&self, number: u64, status: CUresult) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.status = status;
+        self.reached.fetch_max(number, std::sync::atomic::Ordering::Release);
+        self.changed.notify_all();
+    }
+}
+
+/// What a function was loaded from.
+pub(crate) enum Owner {
+    Module(Arc<Module>),
+    Library(Arc<Library>),
+}
+
+/// A kernel: a function of a module, or a kernel of a library.
+pub(crate) struct Function {
+    pub(crate) handle: u64,
+    pub(crate) name: CString,
+    pub(crate) owner: Owner,
+    pub(crate) parameters: Vec<ParameterInfo>,
+    pub(crate) parameter_bytes: usize,
+    /// `CUfunction_attribute` values as last known, by attribute, then device ordinal.
+    pub(crate) attributes: RwLock<HashMap<(i32, i32), i32>>,
+    pub(crate) max_threads: u32,
+    pub(crate) static_shared: u32,
+    /// Dynamic shared memory that a launch may ask for now.
+    pub(crate) max_dynamic_shared: AtomicI32,
+    pub(crate) occupancy: Mutex<HashMap<(u64, u64), (u64, u64)>>,
+}
+
+pub(crate) struct Module {
+    pub(crate) handle: u64,
+    pub(crate) context: Arc<Context>,
+    pub(crate) functions: Mutex<HashMap<Vec<u8>, u64>>,
+    pub(crate) globals: Mutex<HashMap<Vec<u8>, (u64, u64)>>,
+    /// The library that the module is an instance of.
+    pub(crate) library: Option<u64>,
+}
+
+pub(crate) struct Library {
+    pub(crate) handle: u64,
+    pub(crate) kernels: Mutex<HashMap<Vec<u8>, u64>>,
+    pub(crate) names: OnceLock<Vec<CString>>,
+    pub(crate) modules: Mutex<HashMap<u64, u64>>,
+    pub(crate) globals: Mutex<HashMap<(u64, Vec<u8>), (u64, u64)>>,
+}
+
+/// What replays of a graph read from and write to host memory.
+#[derive(Clone, Default)]
+pub(crate) struct HostUse {
+    /// Mirrored ranges: address, bytes.
+    pub(crate) ranges: Vec<(u64, u64)>,
+    /// Host functions that a replay calls, by the number the server asks for them under.
+    pub(crate) functions: Vec<u64>,
+}
+
+pub(crate) struct Graph {
+    pub(crate) handle: u64,
+    pub(crate) host: Mutex<HostUse>,
+    pub(crate) nodes: Mutex<Vec<u64>>,
+}
+
+impl Graph {
+    pub(crate) fn new(handle: u64) -> Self {
+        Self { handle, host: Mutex::new(HostUse::default()), nodes: Mutex::new(Vec::new()) }
+    }
+}
+
+pub(crate) struct GraphExec {
+    pub(crate) handle: u64,
+    pub(crate) context: Arc<Context>,
+    pub(crate) host: Mutex<HostUse>,
+}
+
+pub(crate) struct GraphNode {
+    pub(crate) handle: u64,
+    pub(crate) graph: u64,
+    /// Kernel parameters as last given to the program, which may keep pointers into them.
+    pub(crate) parameters: Mutex<Vec<Box<[u64]>>>,
+}
+
+pub(crate) struct Array {
+    pub(crate) handle: u64,
+    pub(crate) context: Arc<Context>,
+    pub(crate) width: usize,
+    pub(crate) height: usize,
+    pub(crate) depth: usize,
+    pub(crate) format: u32,
+    pub(crate) channels: u32,
+    pub(crate) flags: u32,
+}
+
+/// Physical memory of `cuMemCreate`.
+pub(crate) struct Allocation {
+    pub(crate) handle: u64,
+    pub(crate) bytes: u64,
+    pub(crate) device: i32,
+    pub(crate) properties: [u8; 32],
+    /// References: one of the program's, one a mapping.
+    pub(crate) references: AtomicU32,
+}
+
+/// A memory pool: attributes alone, its memory comes from the device's.
+pub(crate) struct Pool {
+    pub(crate) handle: u64,
+    pub(crate) device: usize,
+    pub(crate) attributes: Mutex<HashMap<u32, u64>>,
+    pub(crate) is_default: bool,
+}
+
+/// `cuLinkCreate`'s state: inputs, until they are linked.
+pub(crate) struct LinkState {
+    pub(crate) inputs: Mutex<Vec<(u32, Vec<u8>, CString)>>,
+    pub(crate) options: Mutex<Vec<(u32, u64)>>,
+    /// The image, which the program reads until it destroys the state.
+    pub(crate) image: OnceLock<Vec<u8>>,
+    pub(crate) logs: Mutex<Logs>,
+}
+
+/// The program's buffers for the compiler's logs.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Logs {
+    pub(crate) info: usize,
+    pub(crate) info_bytes: usize,
+    pub(crate) info_length: usize,
+    pub(crate) error: usize,
+    pub(crate) error_bytes: usize,
+    pub(crate) error_length: usize,
+}
+
+/// A host function and its argument, as the program gave them.
+#[derive(Clone, Copy)]
+pub(crate) struct HostFunction {
+    pub(crate) run: HostCode,
+    pub(crate) argument: *mut c_void,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum HostCode {
+    Function(unsafe extern "C" fn(*mut c_void)),
+    /// `cuStreamAddCallback`: the stream, as the program named it.
+    Callback(unsafe extern "C" fn(*mut c_void, CUresult, *mut c_void), usize),
+}
+
+// SAFETY: the argument is the program's, which asked for the function to be run on another thread.
+unsafe impl Send for HostFunction {}

@@ -1,0 +1,439 @@
+//! The client's end of a session, as its callers use it: publish an operation, or call and wait.
+//!
+//! Callers append records under one short lock and leave; the I/O thread ([`super::pump`]) takes whole
+//! batches from there. What the server has to say about an operation later is *pending* under the
+//! operation's number, entered before the record can leave.
+//!
+//! Locks, in the order they may be taken: `lane`, then `pending`. Neither is held across I/O.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use fusewire_link::{BulkHandle, RawSlice, RawSliceMut, Waker};
+use fusewire_wire::bulk::{LaneCounts, MAX_LANES};
+use fusewire_wire::error::ProtocolError;
+use fusewire_wire::ops::{AsyncRecord, Record, SyncRecord};
+use fusewire_wire::session::{Outbox, OutboxConfig};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+use crate::abi::result::{CUDA_ERROR_DEVICE_UNAVAILABLE, CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_UNKNOWN, CUDA_SUCCESS};
+use crate::abi::types::CUresult;
+
+use super::objects::{Event, HostFunction, Stream};
+use super::stats;
+use super::transfer::Transfers;
+
+/// What the server still has to say about an operation.
+pub(crate) enum Pending {
+    /// A caller waits for the reply.
+    Call(Arc<Waiter>),
+    /// Data come into the program's memory.
+    CopyOut(Arc<CopyOut>),
+    /// An event record to be reached.
+    Event(Arc<Event>, Arc<Stream>),
+    /// Freed memory to be used again.
+    Reclaim(Reclaim),
+    /// A function to be run here when its stream gets there. Stays pending for each replay if `again`.
+    HostFunction { function: HostFunction, stream: Option<Arc<Stream>>, again: bool },
+}
+
+/// Freed memory: what to do once the work that may have used it is finished.
+pub(crate) enum Reclaim {
+    /// Pieces of shared blocks of this device.
+    Pieces(usize, Vec<(u64, u64)>),
+    /// A whole address range.
+    Range(u64, u64),
+}
+
+/// One caller that waits.
+pub(crate) struct Waiter {
+    ready: AtomicBool,
+    answer: Mutex<Option<(CUresult, Vec<u8>)>>,
+    changed: Condvar,
+}
+
+impl Waiter {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { ready: AtomicBool::new(false), answer: Mutex::new(None), changed: Condvar::new() })
+    }
+
+    pub(crate) fn complete(&self, status: CUresult, body: Vec<u8>) {
+        let mut answer = lock(&self.answer);
+        if answer.is_none() && !self.ready.load(Relaxed) {
+            *answer = Some((status, body));
+            self.ready.store(true, Release);
+            self.changed.notify_all();
+        }
+    }
+
+    pub(crate) fn wait(&self, spin: Duration) -> (CUresult, Vec<u8>) {
+        if !spin.is_zero() {
+            let start = Instant::now();
+            while !self.ready.load(Acquire) && start.elapsed() < spin {
+                std::hint::spin_loop();
+            }
+        }
+        let mut answer = lock(&self.answer);
+        loop {
+            if let Some(answer) = answer.take() {
+                return answer;
+            }
+            answer = self.changed.wait(answer).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Where the data of a device-to-host copy go.
+pub(crate) enum Landing {
+    /// Straight into the program's memory.
+    Direct(usize),
+    /// Into a buffer, from which `finish` takes them when all have come.
+    Packed(Mutex<Box<[u8]>>, Mutex<Option<Box<dyn FnOnce(&[u8]) + Send>>>),
+}
+
+/// A device-to-host copy that is under way.
+pub(crate) struct CopyOut {
+    pub(crate) stream: Arc<Stream>,
+    pub(crate) bytes: usize,
+    pub(crate) landing: Landing,
+    /// The caller, if it waits.
+    pub(crate) waiter: Option<Arc<Waiter>>,
+}
+
+impl CopyOut {
+    /// The memory for `length` bytes at `offset`, if they belong to the copy.
+    pub(crate) fn room(&self, offset: u64, length: usize) -> Option<RawSliceMut> {
+        let offset = usize::try_from(offset).ok()?;
+        let end = offset.checked_add(length)?;
+        if end > self.bytes {
+            return None;
+        }
+        let start = match &self.landing {
+            Landing::Direct(address) => std::ptr::with_exposed_provenance_mut::<u8>(*address),
+            Landing::Packed(buffer, _) => lock(buffer).as_mut_ptr(),
+        };
+        // SAFETY: `offset + length` was checked against the copy. A direct destination is the program's,
+        // which the driver's rules make it keep until the copy is finished; a buffer lives as long as the
+        // copy, which stays pending until all its data have landed.
+        Some(unsafe { RawSliceMut::new(start.add(offset), length) })
+    }
+
+    /// Puts bytes that came in the command lane where they belong.
+    pub(crate) fn place(&self, offset: u64, data: &[u8]) -> bool {
+        let Some(room) = self.room(offset, data.len()) else { return false };
+        // SAFETY: `room` checked the range; the source is a received record, elsewhere in memory.
+        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), room.start(), data.len()) };
+        true
+    }
+
+    /// All data are there, or none will come.
+    pub(crate) fn complete(&self, number: u64, status: CUresult) {
+        if status == CUDA_SUCCESS {
+            self.stream.finished(number);
+            if let Landing::Packed(buffer, finish) = &self.landing
+                && let Some(finish) = lock(finish).take()
+            {
+                finish(&lock(buffer));
+            }
+        }
+        if let Some(waiter) = &self.waiter {
+            waiter.complete(status, Vec::new());
+        }
+    }
+}
+
+/// The sending side that callers share.
+pub(crate) struct Lane {
+    pub(crate) outbox: Outbox,
+    pub(crate) next_chunk: u64,
+}
+
+pub(crate) struct Session {
+    lane: Mutex<Lane>,
+    /// The peer has acknowledged something: there may be room again.
+    room: Condvar,
+    pub(crate) pending: Mutex<HashMap<u64, Pending>>,
+    /// Copies into host memory that are pending; none, and no source needs a look.
+    pub(crate) copies_out: AtomicUsize,
+    pub(crate) waker: OnceLock<Waker>,
+    pub(crate) bulk: OnceLock<Vec<BulkHandle>>,
+    /// Chunks that have landed, by lane.
+    pub(crate) landed: [AtomicU64; MAX_LANES],
+    /// The I/O thread holds events back until more has landed.
+    pub(crate) held_back: AtomicBool,
+    pub(crate) transfers: Transfers,
+    /// Not 0: the session is over, and this is what every call gives.
+    lost: AtomicU32,
+    pub(crate) quiet: bool,
+    pub(crate) slot_bytes: usize,
+    /// How long a caller spins for its answer before it sleeps.
+    spin: Duration,
+}
+
+/// Bytes published and not yet acknowledged, above which callers wait.
+const WINDOW: usize = 32 << 20;
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Session {
+    pub(crate) fn new(slot_bytes: usize, slots: u64, lanes: usize, spin: Duration, quiet: bool) -> Self {
+        Self {
+            lane: Mutex::new(Lane { outbox: Outbox::new(OutboxConfig { window_bytes: 2 * WINDOW, ..OutboxConfig::default() }), next_chunk: 0 }),
+            room: Condvar::new(),
+            pending: Mutex::new(HashMap::new()),
+            copies_out: AtomicUsize::new(0),
+            waker: OnceLock::new(),
+            bulk: OnceLock::new(),
+            landed: Default::default(),
+            held_back: AtomicBool::new(false),
+            transfers: Transfers::new(slots, lanes),
+            lost: AtomicU32::new(CUDA_SUCCESS),
+            quiet,
+            slot_bytes,
+            spin,
+        }
+    }
+
+    /// # Errors
+    /// The code that a session that is over gives.
+    #[inline]
+    pub(crate) fn check(&self) -> Result<(), CUresult> {
+        match self.lost.load(Relaxed) {
+            CUDA_SUCCESS => Ok(()),
+            code => Err(code),
+        }
+    }
+
+    /// Publishes an operation and returns its number.
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub(crate) fn post<R: AsyncRecord>(&self, record: &R, tail: &[&[u8]]) -> Result<u64, CUresult> {
+        self.publish(record, tail, |_, _| None)
+    }
+
+    /// Publishes an operation on a stream.
+    ///
+    /// # Errors
+    /// When the session is over.
+    #[inline]
+    pub(crate) fn post_on<R: AsyncRecord>(&self, stream: &Stream, record: &R, tail: &[&[u8]]) -> Result<u64, CUresult> {
+        self.publish(record, tail, |_, number| {
+            stream.issued(number);
+            None
+        })
+    }
+
+    /// Publishes an operation about which the server will have something to say.
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub(crate) fn post_pending<R: AsyncRecord>(
+        &self, stream: Option<&Stream>, record: &R, tail: &[&[u8]], pending: impl FnOnce(u64) -> Pending,
+    ) -> Result<u64, CUresult> {
+        self.publish(record, tail, |_, number| {
+            if let Some(stream) = stream {
+                stream.issued(number);
+            }
+            Some(pending(number))
+        })
+    }
+
+    /// Publishes an operation, whose kind nobody checks here, and enters what `then` makes of its number.
+    fn publish<R: Record>(
+        &self, record: &R, tail: &[&[u8]], then: impl FnOnce(&mut Lane, u64) -> Option<Pending>,
+    ) -> Result<u64, CUresult> {
+        self.publish_with(tail, |_| *record, then)
+    }
+
+    /// As `publish`, with a record that depends on the state of the lane.
+    pub(crate) fn publish_with<R: Record>(
+        &self, tail: &[&[u8]], record: impl FnOnce(&mut Lane) -> R,
+        then: impl FnOnce(&mut Lane, u64) -> Option<Pending>,
+    ) -> Result<u64, CUresult> {
+        let mut lane = lock(&self.lane);
+        // Room is waited for before anything is numbered, so that chunks and records keep one order.
+        self.check()?;
+        while lane.outbox.retained_bytes() + lane.outbox.open_bytes() > WINDOW {
+            self.wake();
+            lane = self.room.wait(lane).unwrap_or_else(PoisonError::into_inner);
+            self.check()?;
+        }
+        let record = record(&mut lane);
+        let number =
+            lane.outbox.push(R::CODE, 0, record.as_bytes(), tail).map_err(|_: ProtocolError| CUDA_ERROR_INVALID_VALUE)?;
+        if let Some(pending) = then(&mut lane, number) {
+            lock(&self.pending).insert(number, pending);
+        }
+        drop(lane);
+        self.wake();
+        stats::published(size_of::<R>() + tail.iter().map(|piece| piece.len()).sum::<usize>());
+        Ok(number)
+    }
+
+    /// Calls and waits for the answer: the reply and what follows it.
+    ///
+    /// # Errors
+    /// The status that the driver gave, or that of a session that is over.
+    pub(crate) fn call<R: SyncRecord>(&self, record: &R, tail: &[&[u8]]) -> Result<(R::Reply, Vec<u8>), CUresult> {
+        self.call_numbered(record, tail).map(|(_, reply, tail)| (reply, tail))
+    }
+
+    /// As [`call`](Self::call), with the operation's number.
+    ///
+    /// # Errors
+    /// As `call`.
+    pub(crate) fn call_numbered<R: SyncRecord>(
+        &self, record: &R, tail: &[&[u8]],
+    ) -> Result<(u64, R::Reply, Vec<u8>), CUresult> {
+        let since = Instant::now();
+        let waiter = Waiter::new();
+        let mine = waiter.clone();
+        let number = self.publish(record, tail, move |_, _| Some(Pending::Call(mine)))?;
+        let (status, mut body) = waiter.wait(self.spin);
+        stats::waited(since, body.len());
+        if status != CUDA_SUCCESS {
+            return Err(status);
+        }
+        let mut reply = R::Reply::new_zeroed();
+        let fixed = size_of::<R::Reply>();
+        let Some(part) = body.get(..fixed) else { return Err(CUDA_ERROR_UNKNOWN) };
+        reply.as_mut_bytes().copy_from_slice(part);
+        body.drain(..fixed);
+        Ok((number, reply, body))
+    }
+
+    /// Waits for a copy that was published with this waiter.
+    pub(crate) fn wait_for(&self, waiter: &Waiter, bytes: usize) -> Result<(), CUresult> {
+        let since = Instant::now();
+        let (status, _) = waiter.wait(self.spin);
+        stats::waited(since, bytes);
+        if status == CUDA_SUCCESS { Ok(()) } else { Err(status) }
+    }
+
+    pub(crate) fn wake(&self) {
+        if let Some(waker) = self.waker.get() {
+            waker.wake();
+        }
+    }
+
+    /// The lane, for the I/O thread.
+    pub(crate) fn lane(&self) -> MutexGuard<'_, Lane> {
+        lock(&self.lane)
+    }
+
+    /// The server has applied our batches up to `seq`.
+    ///
+    /// # Errors
+    /// When it acknowledges what was never sent.
+    pub(crate) fn acknowledged(&self, seq: u64) -> Result<(), ProtocolError> {
+        lock(&self.lane).outbox.ack(seq)?;
+        self.room.notify_all();
+        Ok(())
+    }
+
+    /// Whether as many chunks have landed as `counts` says.
+    pub(crate) fn has_landed(&self, counts: &LaneCounts) -> bool {
+        self.landed.iter().zip(counts).all(|(landed, count)| landed.load(Acquire) >= *count)
+    }
+
+    /// Publishes the copy of `bytes` bytes at `source` to `destination` through bulk chunks. The source must
+    /// stay as it is until the transfer says that it is sent.
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub(crate) fn send_bulk(
+        &self, stream: &Stream, source: RawSlice, keep: Option<Box<[u8]>>,
+        record: impl FnOnce(u64) -> fusewire_wire::ops::table::CopyIn,
+    ) -> Result<Arc<super::transfer::Transfer>, CUresult> {
+        let chunks = source.len().div_ceil(self.slot_bytes) as u64;
+        let mut made = None;
+        let bytes = source.len();
+        self.publish_with(
+            &[],
+            |lane| {
+                let first = lane.next_chunk;
+                lane.next_chunk += chunks;
+                made = Some(self.transfers.queue(first, source, keep, self.slot_bytes));
+                record(first)
+            },
+            |_, number| {
+                stream.issued(number);
+                None
+            },
+        )?;
+        stats::published(bytes);
+        self.push_chunks();
+        made.ok_or(CUDA_ERROR_UNKNOWN)
+    }
+
+    /// As `send_bulk`, for a record of which one chunk is a part.
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub(crate) fn send_chunk<R: AsyncRecord>(
+        &self, stream: &Stream, packed: Box<[u8]>, record: impl FnOnce(u64) -> R,
+    ) -> Result<(), CUresult> {
+        // SAFETY: the transfer keeps the buffer until it is sent.
+        let source = unsafe { RawSlice::new(packed.as_ptr(), packed.len()) };
+        let bytes = packed.len();
+        self.publish_with(
+            &[],
+            |lane| {
+                let first = lane.next_chunk;
+                lane.next_chunk += 1;
+                self.transfers.queue(first, source, Some(packed), self.slot_bytes);
+                record(first)
+            },
+            |_, number| {
+                stream.issued(number);
+                None
+            },
+        )?;
+        stats::published(bytes);
+        self.push_chunks();
+        Ok(())
+    }
+
+    /// Hands chunks for which there is credit to the bulk lanes.
+    pub(crate) fn push_chunks(&self) {
+        if let Some(bulk) = self.bulk.get() {
+            self.transfers.push(bulk);
+        }
+    }
+
+    /// Ends the session: everything that waits gets `CUDA_ERROR_DEVICE_UNAVAILABLE`, and every later call.
+    pub(crate) fn lose(&self, why: &str) {
+        let first = self.lost.compare_exchange(CUDA_SUCCESS, CUDA_ERROR_DEVICE_UNAVAILABLE, Relaxed, Relaxed);
+        if first.is_err() {
+            return;
+        }
+        if !self.quiet {
+            eprintln!(
+                "fusewire: the session with the GPU server is lost: {why}; every CUDA call now returns CUDA_ERROR_DEVICE_UNAVAILABLE (46). Start the program again; if it happens again, look at the server's log."
+            );
+        }
+        // A caller that found the session alive enters its pending operation under the lane's lock.
+        drop(lock(&self.lane));
+        self.room.notify_all();
+        let pending = std::mem::take(&mut *lock(&self.pending));
+        for (number, pending) in pending {
+            match pending {
+                Pending::Call(waiter) => waiter.complete(CUDA_ERROR_DEVICE_UNAVAILABLE, Vec::new()),
+                Pending::CopyOut(copy) => copy.complete(number, CUDA_ERROR_DEVICE_UNAVAILABLE),
+                Pending::Event(event, _) => event.reach(number, CUDA_ERROR_DEVICE_UNAVAILABLE),
+                Pending::Reclaim(_) | Pending::HostFunction { .. } => {}
+            }
+        }
+        self.transfers.abandon();
+    }
+}
+
+/// The fixed part of a reply, when the tail does not matter.
+pub(crate) fn read<T: FromBytes>(bytes: &[u8]) -> Option<(T, &[u8])> {
+    T::read_from_prefix(bytes).ok()
+}
