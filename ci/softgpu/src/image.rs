@@ -88,14 +88,15 @@ struct Entry<'a> {
     uncompressed: usize,
 }
 
-/// The PTX for the newest architecture that this device can run.
+/// The PTX for the newest architecture that is not newer than this device. Failing that, for the
+/// oldest that is: a card would refuse it, but the interpreter does not mind, and libraries often
+/// carry PTX for the latest architecture alone.
 pub(crate) fn from_container(bytes: &[u8]) -> Res<String> {
     let own = (MAJOR * 10 + MINOR).cast_unsigned();
     let entries = entries(bytes).ok_or(Code::INVALID_IMAGE)?;
-    let best = entries
-        .iter()
-        .filter(|entry| entry.kind == PTX_ENTRY && entry.sm <= own)
-        .max_by_key(|entry| entry.sm);
+    let ptx = || entries.iter().filter(|entry| entry.kind == PTX_ENTRY);
+    let best = ptx().filter(|entry| entry.sm <= own).max_by_key(|entry| entry.sm);
+    let best = best.or_else(|| ptx().min_by_key(|entry| entry.sm));
     let entry = best.ok_or(Code::NO_BINARY_FOR_GPU)?;
     let text = unpack(entry).ok_or(Code::INVALID_IMAGE)?;
     as_ptx(text.split(|byte| *byte == 0).next().unwrap_or_default())
@@ -188,9 +189,20 @@ mod tests {
     }
 
     #[test]
-    fn machine_code_alone_and_newer_ptx_are_refused() {
-        let image = container(&[entry(2, 90, b"\x7fELF", 0, 0), entry(PTX_ENTRY, 100, PTX, 0, 0)]);
+    fn machine_code_alone_is_refused() {
+        let image = container(&[entry(2, 90, b"\x7fELF", 0, 0)]);
         assert_eq!(from_container(&image), Err(Code::NO_BINARY_FOR_GPU));
+    }
+
+    #[test]
+    fn ptx_for_this_device_is_preferred_to_newer() {
+        let other = |name: &str| format!("// {name}\n.version 8.0\n\0").into_bytes();
+        let (old, own, new) = (other("old"), other("own"), other("new"));
+        let [old, own, new] =
+            [(80, old), (90, own), (100, new)].map(|(sm, ptx)| entry(PTX_ENTRY, sm, &ptx, 0, 0));
+        let image = container(&[new.clone(), own, old]);
+        assert!(from_container(&image).unwrap().starts_with("// own"));
+        assert!(from_container(&container(&[new])).unwrap().starts_with("// new"));
     }
 
     #[test]

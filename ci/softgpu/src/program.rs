@@ -49,14 +49,7 @@ pub(crate) struct Function {
 /// Parses PTX; a complaint goes to `log`.
 pub(crate) fn parse(ptx: &str, log: &mut String) -> Res<Arc<Module>> {
     match Module::parse(ptx) {
-        Ok(module) => {
-            let own = (attributes::MAJOR * 10 + attributes::MINOR).cast_unsigned();
-            if module.target_sm() > own {
-                *log = format!("the PTX is for sm_{}, this device is sm_{own}", module.target_sm());
-                return Err(Code::INVALID_PTX);
-            }
-            Ok(Arc::new(module))
-        }
+        Ok(module) => Ok(Arc::new(module)),
         Err(complaint) => {
             *log = complaint.to_string();
             Err(Code::INVALID_PTX)

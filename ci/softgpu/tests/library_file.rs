@@ -38,6 +38,13 @@ fn it_is_loaded_by_path_and_answers_by_name() {
         assert_eq!((address, status), (*alloc as usize, 0));
         assert_eq!(find(c"cuMemAlloc_v2".as_ptr(), &mut address, 12000, 0, &mut status), 0);
         assert_eq!((address, status), (0, 1));
+        for (version, symbol) in
+            [(11030, &b"cuStreamGetCaptureInfo_v2\0"[..]), (13000, b"cuStreamGetCaptureInfo_v3\0")]
+        {
+            let wanted: Symbol<unsafe extern "C" fn()> = library.get(symbol).unwrap();
+            assert_eq!(find(c"cuStreamGetCaptureInfo".as_ptr(), &mut address, version, 0, &mut status), 0);
+            assert_eq!((address, status), (*wanted as usize, 0));
+        }
         assert_eq!(find(c"cuMemAlloc".as_ptr(), &mut address, 13010, 0, &mut status), 1);
     }
     // Threads of streams may still be there when a library is unloaded; NVIDIA's is never unloaded either.
