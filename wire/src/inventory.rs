@@ -4,21 +4,29 @@
 //! connections with it, and `fusewire gpus`, `fusewire health` and the NVML
 //! stand-in read it.
 //!
-//! Layout: one [`InventoryHeader`], then `count` entries of `entry_bytes` each.
-//! A newer peer may append fields to the entry; [`parse`] copies the part both
-//! sides know and leaves the rest zero, so the list can grow without a new
-//! protocol version. A figure is known only when its bit in
-//! [`DeviceInfo::known`] is set: zero is a fine temperature.
+//! Layout: one [`InventoryHeader`] of `header_bytes`, then `count` entries of
+//! `entry_bytes` each. A newer peer may append fields to both; [`parse`] copies
+//! the part both sides know and leaves the rest zero, so the list can grow
+//! without a new protocol version. For the same reason a sender may leave out
+//! what is zero at the end of every entry, and does. A figure is known only when
+//! its bit is set: zero is a fine temperature.
 //!
-//! This module only lays out and checks bytes; it never asks a driver.
+//! This module only lays out and checks bytes; it never asks a driver. The
+//! numbers that only NVML is asked for are in [`Figure`].
+
+mod figure;
+
+pub use figure::{FIGURES, Figure};
 
 use thiserror::Error;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 /// Most devices one inventory may list.
 pub const MAX_DEVICES: usize = 64;
-/// Longest entry accepted from a peer, in bytes.
+/// Longest entry, and longest header, accepted from a peer, in bytes.
 pub const MAX_ENTRY_BYTES: usize = 4096;
+/// Shortest header: up to and including its own length.
+const MIN_HEADER_BYTES: usize = 24;
 
 /// `memory_used` is known.
 pub const KNOWN_MEMORY_USED: u64 = 1 << 0;
@@ -51,12 +59,14 @@ pub struct InventoryHeader {
     pub sessions: u32,
     /// Most sessions the server admits; 0 when it sets no limit.
     pub max_sessions: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Bytes of this header, a multiple of 8.
+    pub header_bytes: u32,
     /// Version of the kernel driver as text, such as `580.159.03`; empty when not known.
     pub driver: [u8; 64],
     /// Version of the Fusewire server as text.
     pub server: [u8; 32],
+    /// Version of the server's NVML as text; empty when it has none.
+    pub nvml: [u8; 40],
 }
 
 /// One device.
@@ -109,6 +119,22 @@ pub struct DeviceInfo {
     pub clock_memory_max: u32,
     /// 1 when error correction is on.
     pub ecc: u32,
+    /// Serial number as text; empty when not known.
+    pub serial: [u8; 32],
+    /// Version of the video BIOS as text; empty when not known.
+    pub vbios: [u8; 32],
+    /// Part number of the board as text; empty when not known.
+    pub part_number: [u8; 32],
+    /// Version of the infoROM image as text; empty when not known.
+    pub inforom_image: [u8; 16],
+    /// Versions of the infoROM's OEM, ECC and power objects as text; empty when not known.
+    pub inforom: [[u8; 16]; 3],
+    /// Version of the GSP firmware as text; empty when not known.
+    pub gsp_firmware: [u8; 32],
+    /// Which figures are known: bit `n % 64` of word `n / 64` for figure `n`.
+    pub figures_known: [u64; 4],
+    /// The figures. This stays the last field: it grows.
+    pub figures: [u64; FIGURES],
 }
 
 /// A parsed inventory.
@@ -138,6 +164,9 @@ pub enum InventoryError {
     /// The size of an entry is zero, not a multiple of 8, or above [`MAX_ENTRY_BYTES`].
     #[error("the inventory has entries of {0} bytes")]
     EntryBytes(u32),
+    /// The size of the header is too small, not a multiple of 8, or above [`MAX_ENTRY_BYTES`].
+    #[error("the inventory has a header of {0} bytes")]
+    HeaderBytes(u32),
 }
 
 impl Inventory {
@@ -149,16 +178,23 @@ impl Inventory {
         Self { header: InventoryHeader::new_zeroed(), devices }
     }
 
-    /// The bytes that travel. `count` and `entry_bytes` are set from the list.
+    /// The bytes that travel. The header's counts and sizes are set from the list.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let devices = &self.devices[..self.devices.len().min(MAX_DEVICES)];
+        let used = |device: &DeviceInfo| {
+            device.as_bytes().iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1)
+        };
+        let entry = devices.iter().map(used).max().unwrap_or(0).next_multiple_of(8).max(8);
         let mut header = self.header;
         header.count = devices.len() as u32;
-        header.entry_bytes = size_of::<DeviceInfo>() as u32;
-        let mut out = Vec::with_capacity(size_of::<InventoryHeader>() + size_of_val(devices));
+        header.entry_bytes = entry as u32;
+        header.header_bytes = size_of::<InventoryHeader>() as u32;
+        let mut out = Vec::with_capacity(size_of::<InventoryHeader>() + entry * devices.len());
         out.extend_from_slice(header.as_bytes());
-        out.extend_from_slice(devices.as_bytes());
+        for device in devices {
+            out.extend_from_slice(&device.as_bytes()[..entry]);
+        }
         out
     }
 }
@@ -168,9 +204,16 @@ impl Inventory {
 /// # Errors
 /// [`InventoryError`] when the bytes do not hold what their header says.
 pub fn parse(bytes: &[u8]) -> Result<Inventory, InventoryError> {
-    let Ok((header, rest)) = InventoryHeader::read_from_prefix(bytes) else {
-        return Err(InventoryError::Truncated { need: size_of::<InventoryHeader>(), have: bytes.len() });
-    };
+    let cut_short = |need| InventoryError::Truncated { need, have: bytes.len() };
+    let mut header = InventoryHeader::new_zeroed();
+    let start = bytes.get(..MIN_HEADER_BYTES).ok_or(cut_short(MIN_HEADER_BYTES))?;
+    header.as_mut_bytes()[..MIN_HEADER_BYTES].copy_from_slice(start);
+    let head = header.header_bytes as usize;
+    if head < MIN_HEADER_BYTES || !head.is_multiple_of(8) || head > MAX_ENTRY_BYTES {
+        return Err(InventoryError::HeaderBytes(header.header_bytes));
+    }
+    let (start, rest) = bytes.split_at_checked(head).ok_or(cut_short(head))?;
+    copy_shared(header.as_mut_bytes(), start);
     let count = header.count as usize;
     if count > MAX_DEVICES {
         return Err(InventoryError::TooMany(header.count));
@@ -179,23 +222,22 @@ pub fn parse(bytes: &[u8]) -> Result<Inventory, InventoryError> {
     if count > 0 && (entry == 0 || !entry.is_multiple_of(8) || entry > MAX_ENTRY_BYTES) {
         return Err(InventoryError::EntryBytes(header.entry_bytes));
     }
-    let need = entry * count;
-    if count > 0 && rest.len() < need {
-        return Err(InventoryError::Truncated {
-            need: size_of::<InventoryHeader>() + need,
-            have: bytes.len(),
-        });
-    }
     let mut devices = Vec::with_capacity(count);
     if count > 0 {
-        for from in rest[..need].chunks_exact(entry) {
+        let need = entry * count;
+        let entries = rest.get(..need).ok_or(cut_short(head + need))?;
+        for from in entries.chunks_exact(entry) {
             let mut device = DeviceInfo::new_zeroed();
-            let shared = entry.min(size_of::<DeviceInfo>());
-            device.as_mut_bytes()[..shared].copy_from_slice(&from[..shared]);
+            copy_shared(device.as_mut_bytes(), from);
             devices.push(device);
         }
     }
     Ok(Inventory { header, devices })
+}
+
+fn copy_shared(to: &mut [u8], from: &[u8]) {
+    let shared = from.len().min(to.len());
+    to[..shared].copy_from_slice(&from[..shared]);
 }
 
 impl InventoryHeader {
@@ -209,6 +251,12 @@ impl InventoryHeader {
     #[must_use]
     pub fn server_text(&self) -> String {
         text_of(&self.server)
+    }
+
+    /// The version of the server's NVML, empty when it has none.
+    #[must_use]
+    pub fn nvml_text(&self) -> String {
+        text_of(&self.nvml)
     }
 }
 
@@ -243,6 +291,63 @@ impl DeviceInfo {
     pub fn knows(&self, bits: u64) -> bool {
         self.known & bits == bits
     }
+
+    /// A figure, if it is known: as set, or else as one of the fields above has it.
+    #[must_use]
+    pub fn figure(&self, figure: Figure) -> Option<u64> {
+        let index = figure as usize;
+        let set = self.figures_known[index / 64] & (1 << (index % 64)) != 0;
+        if set { self.figures.get(index).copied() } else { self.field(figure).map(u64::from) }
+    }
+
+    /// Sets a figure, and the field that has the same meaning if there is one.
+    pub fn set_figure(&mut self, figure: Figure, value: u64) {
+        let index = figure as usize;
+        self.figures_known[index / 64] |= 1 << (index % 64);
+        if let Some(place) = self.figures.get_mut(index) {
+            *place = value;
+        }
+        let short = u32::try_from(value).unwrap_or(u32::MAX);
+        let (field, bit) = match figure {
+            Figure::UtilisationGpu => (&mut self.utilisation_gpu, KNOWN_UTILISATION),
+            Figure::UtilisationMemory => (&mut self.utilisation_memory, KNOWN_UTILISATION),
+            Figure::Temperature => (&mut self.temperature, KNOWN_TEMPERATURE),
+            Figure::PowerUsage => (&mut self.power_draw, KNOWN_POWER_DRAW),
+            Figure::PowerLimitEnforced => (&mut self.power_limit, KNOWN_POWER_LIMIT),
+            Figure::FanSpeed => (&mut self.fan, KNOWN_FAN),
+            Figure::PerformanceState => (&mut self.performance_state, KNOWN_PERFORMANCE_STATE),
+            Figure::ClockSm => (&mut self.clock_sm, KNOWN_CLOCKS),
+            Figure::ClockMemory => (&mut self.clock_memory, KNOWN_CLOCKS),
+            Figure::ClockSmMost => (&mut self.clock_sm_max, 0),
+            Figure::ClockMemoryMost => (&mut self.clock_memory_max, 0),
+            Figure::EccMode => (&mut self.ecc, 0),
+            _ => return,
+        };
+        *field = short;
+        self.known |= bit;
+    }
+
+    /// What the fields say of a figure.
+    fn field(&self, figure: Figure) -> Option<u32> {
+        let (value, known) = match figure {
+            Figure::UtilisationGpu => (self.utilisation_gpu, self.knows(KNOWN_UTILISATION)),
+            Figure::UtilisationMemory => (self.utilisation_memory, self.knows(KNOWN_UTILISATION)),
+            Figure::Temperature => (self.temperature, self.knows(KNOWN_TEMPERATURE)),
+            Figure::PowerUsage => (self.power_draw, self.knows(KNOWN_POWER_DRAW)),
+            Figure::PowerLimit | Figure::PowerLimitEnforced => {
+                (self.power_limit, self.knows(KNOWN_POWER_LIMIT))
+            }
+            Figure::FanSpeed => (self.fan, self.knows(KNOWN_FAN)),
+            Figure::PerformanceState => (self.performance_state, self.knows(KNOWN_PERFORMANCE_STATE)),
+            Figure::ClockSm | Figure::ClockGraphics => (self.clock_sm, self.knows(KNOWN_CLOCKS)),
+            Figure::ClockMemory => (self.clock_memory, self.knows(KNOWN_CLOCKS)),
+            Figure::ClockSmMost | Figure::ClockGraphicsMost => (self.clock_sm_max, self.clock_sm_max != 0),
+            Figure::ClockMemoryMost => (self.clock_memory_max, self.clock_memory_max != 0),
+            Figure::EccMode | Figure::EccModePending => (self.ecc, true),
+            _ => return None,
+        };
+        known.then_some(value)
+    }
 }
 
 /// Copies `text` into a zero-padded field, cut at a character if it does not
@@ -268,6 +373,9 @@ const _: () = {
     assert!(size_of::<InventoryHeader>().is_multiple_of(8));
     assert!(size_of::<DeviceInfo>().is_multiple_of(8));
     assert!(size_of::<DeviceInfo>() <= MAX_ENTRY_BYTES);
+    assert!(FIGURES <= 4 * 64);
+    // What the protocol's first version had ends before the first text that was added.
+    assert!(std::mem::offset_of!(DeviceInfo, serial) == 240);
 };
 
 #[cfg(test)]
@@ -302,6 +410,7 @@ mod tests {
         let bytes = Inventory::new(vec![device("one")]).to_bytes();
         let head = size_of::<InventoryHeader>();
         let mut longer = bytes.clone();
+        longer.resize(head + size_of::<DeviceInfo>(), 0);
         longer[4..8].copy_from_slice(&(size_of::<DeviceInfo>() as u32 + 16).to_le_bytes());
         longer.extend_from_slice(&[0xff; 16]);
         assert_eq!(parse(&longer).unwrap().devices[0].ecc, 1);
@@ -309,6 +418,58 @@ mod tests {
         shorter[4..8].copy_from_slice(&152u32.to_le_bytes());
         let got = parse(&shorter).unwrap().devices[0];
         assert_eq!((got.memory_total, got.ecc), (5 << 30, 0));
+    }
+
+    #[test]
+    fn the_header_may_be_longer_or_shorter_than_ours() {
+        let mut sent = Inventory::new(vec![device("one")]);
+        set_text(&mut sent.header.driver, "580");
+        set_text(&mut sent.header.nvml, "13.580");
+        let bytes = sent.to_bytes();
+        let head = size_of::<InventoryHeader>();
+        let with = |length: usize, middle: &[u8]| {
+            let mut out = bytes[..length.clamp(MIN_HEADER_BYTES, head)].to_vec();
+            out[20..24].copy_from_slice(&(length as u32).to_le_bytes());
+            out.extend_from_slice(middle);
+            out.extend_from_slice(&bytes[head..]);
+            parse(&out)
+        };
+        let longer = with(head + 8, &[0xff; 8]).unwrap();
+        assert_eq!((longer.header.nvml_text().as_str(), longer.devices[0].ecc), ("13.580", 1));
+        let shorter = with(120, &[]).unwrap();
+        assert_eq!((shorter.header.driver_text(), shorter.header.nvml_text()), ("580".into(), String::new()));
+        assert_eq!(shorter.devices[0].name_text(), "one");
+        for bad in [0, 16, 25, 8192] {
+            assert_eq!(with(bad, &[0; 8192]).unwrap_err(), InventoryError::HeaderBytes(bad as u32));
+        }
+    }
+
+    #[test]
+    fn zeros_at_the_end_do_not_travel() {
+        let mut two = device("two");
+        let short = Inventory::new(vec![device("one"), two]).to_bytes().len();
+        two.set_figure(Figure::PowerInstant, 7);
+        let long = Inventory::new(vec![device("one"), two]).to_bytes();
+        assert!(short <= size_of::<InventoryHeader>() + 2 * 240 && long.len() > short);
+        let got = parse(&long).unwrap();
+        assert_eq!(got.devices[0].figure(Figure::PowerInstant), None);
+        assert_eq!(got.devices[1].figure(Figure::PowerInstant), Some(7));
+        assert!(parse(&Inventory::new(vec![DeviceInfo::new_zeroed()]).to_bytes()).is_ok());
+    }
+
+    #[test]
+    fn figures_and_fields_agree() {
+        let mut device = DeviceInfo::new_zeroed();
+        assert_eq!(device.figure(Figure::Temperature), None);
+        device.set_figure(Figure::Temperature, 0);
+        assert_eq!(device.figure(Figure::Temperature), Some(0));
+        assert!(device.knows(KNOWN_TEMPERATURE));
+        device.set_figure(Figure::PowerUsage, u64::MAX);
+        assert_eq!((device.power_draw, device.figure(Figure::PowerUsage)), (u32::MAX, Some(u64::MAX)));
+        assert_eq!(device.figure(Figure::EccMode), Some(0));
+        device.clock_sm_max = 1980;
+        assert_eq!(device.figure(Figure::ClockGraphicsMost), Some(1980));
+        assert_eq!(device.figure(Figure::Energy), None);
     }
 
     #[test]
