@@ -1,7 +1,7 @@
 //! PTX text to tokens.
 //!
-//! Dotted words (`ld.global.v4.f32`, `%tid.x`) are one token: PTX writes no
-//! space inside them. Every token knows its line, since `.loc`, `.file`,
+//! Dotted words (`ld.global.v4.f32`, `%tid.x`) are one token, as PTX writes no
+//! space inside them; directives (`.reg.b16`) are one token a dot. Every token knows its line, since `.loc`, `.file`,
 //! `.version` and `.target` end with the line and not with a semicolon.
 //!
 //! Bytes that mean nothing in PTX become [`Tok::Other`]; the parser decides
@@ -105,15 +105,17 @@ pub(crate) fn lex(src: &str) -> Vec<Token<'_>> {
     out
 }
 
-/// The end of the dotted word that starts at `i`.
+/// The end of the word that starts at `i`. Directives are split at dots, as
+/// `.reg.b16` is two of them; opcodes and names are not.
 fn word_end(b: &[u8], mut i: usize) -> usize {
+    let directive = b[i] == b'.';
     i += 1;
     loop {
         let c = b.get(i).copied().unwrap_or(0);
         let n = b.get(i + 1).copied().unwrap_or(0);
         if word_part(c) {
             i += 1;
-        } else if c == b'.' && word_part(n) {
+        } else if c == b'.' && word_part(n) && !directive {
             i += 2;
         } else if c == b':' && n == b':' && b.get(i + 2).is_some_and(|d| word_start(*d)) {
             // `shared::cta`, `L2::128B`

@@ -5,6 +5,7 @@
 //! launch, so one parse serves any number of loads.
 
 use crate::decode::Function;
+use crate::inst::Op;
 use rustc_hash::FxHashMap;
 
 /// Why a text is not a module.
@@ -124,6 +125,17 @@ impl Module {
     /// Whether any kernel may print or assert.
     pub fn uses_printf(&self) -> bool {
         self.uses_printf
+    }
+
+    /// The instructions that will fault when reached, with the function they
+    /// are in: what a program needs that this interpreter lacks.
+    pub fn unsupported(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.functions.iter().flat_map(|f| {
+            f.insts.iter().filter_map(|i| match &i.op {
+                Op::Illegal(what) => Some((f.name.as_str(), &**what)),
+                _ => None,
+            })
+        })
     }
 
     /// The value of a pointer to the device function `name`, for relocations

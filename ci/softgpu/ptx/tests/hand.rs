@@ -151,3 +151,9 @@ fn what_is_no_module_is_refused() {
     assert_eq!(m.target_sm(), 80);
     assert_eq!(m.kernels().count(), 1);
 }
+
+#[test]
+fn directives_may_be_glued_together() {
+    // Signed: 2 + |-1 - 1| + |-128 - 127| + 1, and 10.
+    assert_eq!(results("glued", &[], 3), [0x0001_0002, 0x02fe_0101, 270]);
+}

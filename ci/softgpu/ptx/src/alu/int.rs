@@ -393,6 +393,16 @@ pub(crate) fn ternary(name: &str, ty: Ty) -> Option<F3> {
         "dp2a.hi.us" => |a, b, c| dot2(a, b, c, 2, false, true),
         "dp2a.hi.su" => |a, b, c| dot2(a, b, c, 2, true, false),
         "dp2a.hi.ss" => |a, b, c| dot2(a, b, c, 2, true, true),
+        "vabsdiff4" => match ty {
+            Ty::U32 => |a, b, _| absdiff4(a, b, false, |i, d| d << (8 * i)),
+            Ty::S32 => |a, b, _| absdiff4(a, b, true, |i, d| d << (8 * i)),
+            _ => return None,
+        },
+        "vabsdiff4.add" => match ty {
+            Ty::U32 => |a, b, c| (absdiff4(a, b, false, |_, d| d) + (c & 0xffff_ffff)) & 0xffff_ffff,
+            Ty::S32 => |a, b, c| (absdiff4(a, b, true, |_, d| d) + (c & 0xffff_ffff)) & 0xffff_ffff,
+            _ => return None,
+        },
         "fns" => |mask, base, offset| fns(mask as u32, base as u32, offset as i32),
         "prmt" => |a, b, c| prmt(a, b, c, ""),
         _ => return bitfield(name, ty),
@@ -421,6 +431,11 @@ fn dot2(a: u64, b: u64, c: u64, first: u32, sa: bool, sb: bool) -> u64 {
     };
     let sum: i64 = (0..2).map(|i| half(i) * byte(b, first + i, sb)).sum();
     (c as u32).wrapping_add(sum as u32).into()
+}
+
+/// The sum of the four differences of bytes, each as `place` puts it.
+fn absdiff4(a: u64, b: u64, signed: bool, place: fn(u32, u64) -> u64) -> u64 {
+    (0..4).map(|i| place(i, byte(a, i, signed).abs_diff(byte(b, i, signed)))).sum()
 }
 
 /// Find the n-th set bit.

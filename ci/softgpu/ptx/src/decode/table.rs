@@ -22,7 +22,9 @@ impl<'a> Builder<'_, 'a, '_> {
             "mov" => self.mov(m, o),
             "add" | "sub" | "mul" | "div" | "rem" | "min" | "max" | "and" | "or" | "xor" | "shl" | "shr"
             | "mul24" | "copysign" | "bmsk" | "szext" => self.two(m, o),
-            "mad" | "fma" | "mad24" | "sad" | "shf" | "dp4a" | "dp2a" | "fns" | "bfe" => self.three(m, o),
+            "mad" | "fma" | "mad24" | "sad" | "shf" | "dp4a" | "dp2a" | "fns" | "bfe" | "vabsdiff4" => {
+                self.three(m, o)
+            }
             "addc" | "subc" | "madc" => self.carry(m, o),
             "neg" | "abs" | "not" | "cnot" | "clz" | "popc" | "brev" | "bfind" | "rcp" | "sqrt" | "rsqrt"
             | "sin" | "cos" | "ex2" | "lg2" | "tanh" => self.one(m, o),
@@ -209,7 +211,7 @@ impl<'a> Builder<'_, 'a, '_> {
         }
         let mut name = m.name.to_owned();
         for p in &m.parts {
-            if matches!(*p, "lo" | "hi" | "wide" | "sat" | "clamp" | "wrap" | "l" | "r") {
+            if matches!(*p, "lo" | "hi" | "wide" | "sat" | "clamp" | "wrap" | "l" | "r" | "add") {
                 name.push('.');
                 name.push_str(p);
             }
