@@ -14,7 +14,8 @@ use crate::waker::Waker;
 /// An ordered, reliable, two-way stream of frames, owned by one thread.
 ///
 /// A lane may be built on one thread and moved to another, but from its first [`turn`](Self::turn) on it
-/// has to stay on the thread that turns it.
+/// has to stay on the thread that turns it. Dropping it closes the connection: what the kernel or the peer
+/// has been handed still arrives, frames still in flight are lost.
 pub trait CommandLane: Send {
     /// Queues a whole frame behind those already queued. The lane's clone is dropped once the frame has
     /// been handed to the kernel or the peer.

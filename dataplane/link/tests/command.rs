@@ -213,32 +213,36 @@ fn waits_end_when_they_should() {
 
 #[test]
 fn no_wake_up_is_lost_under_contention() {
-    const THREADS: u64 = 4;
-    const EACH: u64 = 5_000;
+    const THREADS: u64 = 3;
+    const ROUNDS: u64 = 3_000;
     for (name, mut one, other) in lane_pairs() {
-        let published = Arc::new(AtomicU64::new(0));
+        // Each thread publishes once a round, and the next round begins when the owner has seen all: every
+        // wake-up counts, none is made good by a later one.
+        let (published, round) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let threads: Vec<_> = (0..THREADS)
             .map(|seed| {
-                let (waker, published) = (one.waker(), published.clone());
+                let (waker, published, round) = (one.waker(), published.clone(), round.clone());
                 std::thread::spawn(move || {
                     let mut noise = Noise::new(seed + 1);
-                    for _ in 0..EACH {
-                        published.fetch_add(1, Ordering::Relaxed);
-                        waker.wake();
-                        for _ in 0..noise.below(200) {
+                    for n in 0..ROUNDS {
+                        while round.load(Ordering::Acquire) < n {
+                            std::thread::yield_now();
+                        }
+                        for _ in 0..noise.below(3000) {
                             std::hint::spin_loop();
                         }
-                        if noise.below(50) == 0 {
-                            std::thread::sleep(Duration::from_micros(50));
-                        }
+                        published.fetch_add(1, Ordering::Relaxed);
+                        waker.wake();
                     }
                 })
             })
             .collect();
-        // Sleeps only on what it has seen: a lost wake-up at the end would cost the whole limit.
-        while published.load(Ordering::Relaxed) < THREADS * EACH {
-            let turn = one.turn(Wait::AtMost(LONG), &mut |_| {}).unwrap();
-            assert!(turn.woken, "{name}: a wake-up was lost");
+        for n in 1..=ROUNDS {
+            while published.load(Ordering::Relaxed) < THREADS * n {
+                let turn = one.turn(Wait::AtMost(LONG), &mut |_| {}).unwrap();
+                assert!(turn.woken, "{name}, round {n}: a wake-up was lost");
+            }
+            round.store(n, Ordering::Release);
         }
         for thread in threads {
             thread.join().unwrap();

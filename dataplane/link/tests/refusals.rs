@@ -71,3 +71,29 @@ fn older_kernels_are_served_with_what_they_have() {
     .join()
     .unwrap();
 }
+
+/// The second half of the test below, in a process of its own.
+#[test]
+fn fall_back_three_times() {
+    if std::env::var_os("FALL_BACK").is_some() {
+        deny(&[Denied(libc::SYS_io_uring_setup, None, libc::EPERM)]);
+        for _ in 0..3 {
+            drop(lane_and_socket(Engine::Auto));
+        }
+    }
+}
+
+#[test]
+fn falling_back_is_mentioned_once_and_only_to_those_who_ask() {
+    for (level, lines) in [("", 0), ("warn", 0), ("info", 1)] {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "fall_back_three_times", "--nocapture"])
+            .envs([("FALL_BACK", "1"), ("FUSEWIRE_LOG", level)])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        assert_eq!(said.matches("going on with poll(2)").count(), lines, "{level}: {said}");
+        assert_eq!(said.lines().count(), lines, "{level}: {said}");
+    }
+}

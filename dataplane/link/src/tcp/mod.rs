@@ -2,6 +2,10 @@
 //!
 //! This file chooses between the two; [`Engine::Auto`] is right for everybody but tests. The sockets come
 //! connected, hellos exchanged: nothing here resolves, connects or authenticates.
+//!
+//! On Linux 6.18 a lane on `io_uring` counts 8 to 12 KiB against the limit on locked memory (per user, unless
+//! privileged): a session of five lanes fits into 64 KiB, and the usual 8 MiB carry some 900 lanes. A lane
+//! that does not fit runs on `poll(2)`.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
