@@ -5,7 +5,8 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use fusewire_wire::error::ProtocolError;
-use fusewire_wire::hello::{HELLO_MAGIC, Opening};
+use fusewire_wire::hello::{HELLO_MAGIC, Opening, PROTOCOL_VERSION};
+use zerocopy::FromBytes;
 
 use crate::{Config, ConnectError};
 
@@ -66,6 +67,12 @@ impl<'c> Greeting<'c> {
             // Noticed at the first wrong byte: something else might send three bytes and wait.
             if bytes.iter().zip(HELLO_MAGIC).any(|(found, expected)| *found != expected) {
                 return Err(self.not_fusewire(&"its answer does not start with FUSEWIRE"));
+            }
+            // Other versions may have another layout from here on, so nothing more of it is awaited.
+            if let Some(theirs) = bytes.get(8..12).and_then(|at| u32::read_from_bytes(at).ok())
+                && theirs != PROTOCOL_VERSION
+            {
+                return Err(self.protocol(ProtocolError::VersionMismatch { ours: PROTOCOL_VERSION, theirs }));
             }
         }
         let tail = bytes.split_off(fixed);

@@ -116,17 +116,22 @@ fn find(lib_dir: Option<&Path>) -> Result<PathBuf, String> {
 /// The folder itself if it has the libraries under their run-time names; else,
 /// if it has them as cargo leaves them, a private folder with links to them.
 fn named(dir: &Path) -> Option<Result<PathBuf, String>> {
-    if dir.join("libcuda.so.1").exists() {
+    let ready = dir.join("libcuda.so.1");
+    // The loader takes these characters for separators, wherever they are.
+    let plain = !dir.as_os_str().as_bytes().iter().any(|byte| b": ;".contains(byte));
+    if ready.exists() && plain {
         return Some(Ok(dir.to_owned()));
     }
-    let cuda = dir.join("libcuda.so");
-    cuda.exists().then(|| {
-        links(&cuda, &dir.join("libnvidia_ml.so"))
-            .map_err(|error| format!("cannot make links to {} in a private folder: {error}", cuda.display()))
-    })
+    let first = |names: [&str; 2]| names.map(|name| dir.join(name)).into_iter().find(|path| path.exists());
+    let cuda = first(["libcuda.so.1", "libcuda.so"])?;
+    let nvml = first(["libnvidia-ml.so.1", "libnvidia_ml.so"]);
+    Some(
+        links(&cuda, nvml.as_deref())
+            .map_err(|error| format!("cannot make links to {} in a private folder: {error}", cuda.display())),
+    )
 }
 
-fn links(cuda: &Path, nvml: &Path) -> io::Result<PathBuf> {
+fn links(cuda: &Path, nvml: Option<&Path>) -> io::Result<PathBuf> {
     let base = private_folder()?;
     // One folder for each build that is run from, so that two of them do not exchange their libraries.
     let mut name = String::from("lib");
@@ -141,7 +146,7 @@ fn links(cuda: &Path, nvml: &Path) -> io::Result<PathBuf> {
     make_private(&dir)?;
     link(cuda, &dir.join("libcuda.so.1"))?;
     link(cuda, &dir.join("libcuda.so"))?;
-    if nvml.exists() {
+    if let Some(nvml) = nvml {
         link(nvml, &dir.join("libnvidia-ml.so.1"))?;
     }
     Ok(dir)

@@ -112,19 +112,7 @@ pub(crate) fn worker(args: WorkerArgs) -> ExitCode {
     {
         eprintln!("fusewire: worker runs on any core ({error})");
     }
-    run_worker(&WorkerOptions { control_fd: args.control_fd, driver: args.driver })
-}
-
-fn run_worker(options: &WorkerOptions) -> ExitCode {
-    let end = match control::WorkerEnd::from_fd(options.control_fd) {
-        Ok(end) => end,
-        Err(error) => return fail(&format!("a worker is started by `fusewire serve` only ({error})")),
-    };
-    let text = "this build has no worker".to_owned();
-    match end.send(&control::FromWorker::Failed { text }) {
-        Ok(()) => ExitCode::FAILURE,
-        Err(error) => fail(&error),
-    }
+    fusewire_server::worker::main(&WorkerOptions { control_fd: args.control_fd, driver: args.driver })
 }
 
 /// A list of cores.
