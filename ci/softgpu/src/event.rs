@@ -87,14 +87,10 @@ impl Event {
         *lock(&self.state) = State::Recorded(record);
     }
 
-    /// A node of a graph waits for what the event was last recorded at.
-    pub(crate) fn wait_recorded(&self, health: &Health) -> Res {
-        let state = lock(&self.state).clone();
-        let State::Recorded(record) = state else { return Ok(()) };
-        if record.reached() {
-            return Ok(());
-        }
-        record.fence().map_or(Ok(()), |fence| fence.wait(health))
+    /// Where the last recording ends, unless that has been reached.
+    pub(crate) fn pending(&self) -> Option<Fence> {
+        let State::Recorded(record) = &*lock(&self.state) else { return None };
+        if record.reached() { None } else { record.fence() }
     }
 
     fn recorded(&self) -> Res<Option<Arc<Record>>> {
@@ -126,7 +122,7 @@ pub(crate) fn forget(ctx: u64) {
     EVENTS.remove_where(|event| event.ctx.upgrade().is_none_or(|owner| owner.handle == ctx));
 }
 
-fn record(stream: &Arc<Stream>, event: u64, flags: u32) -> Res {
+pub(crate) fn record(stream: &Arc<Stream>, event: u64, flags: u32) -> Res {
     let event = get(event)?;
     if flags & !EXTERNAL != 0 {
         return Err(Code::INVALID_VALUE);
@@ -165,9 +161,8 @@ pub(crate) fn wait(stream: &Arc<Stream>, event: u64, flags: u32) -> Res {
         return stream::submit(stream, Work::WaitEvent(event)).map(drop);
     }
     capture::legacy_allowed(stream)?;
-    let State::Recorded(record) = state else { return Ok(()) };
-    if !record.reached() {
-        stream::submit_after(stream, Work::Empty, record.fence().into_iter().collect());
+    if let Some(fence) = event.pending() {
+        stream::submit_after(stream, Work::Empty, vec![fence]);
     }
     Ok(())
 }

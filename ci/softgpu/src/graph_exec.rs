@@ -16,7 +16,7 @@ use crate::context::Health;
 use crate::copy::{Copy3, Fill};
 use crate::entry::api;
 use crate::errors::{Code, Res};
-use crate::event;
+use crate::event::{self, Event};
 use crate::graph::{self, Graph, Node, host_work};
 use crate::handles::{self, Registry};
 use crate::launch::Launch;
@@ -60,6 +60,28 @@ impl Run {
         Ok(())
     }
 
+    /// Whether a launch of this records the event.
+    fn records(&self, event: &Arc<Event>) -> bool {
+        self.steps.iter().any(|step| match step {
+            Work::RecordEvent(other) => Arc::ptr_eq(other, event),
+            Work::Graph(child) => child.records(event),
+            _ => false,
+        })
+    }
+
+    /// This run with its waits for events bound to what these were last recorded at: what is recorded
+    /// after the launch is not waited for. Events of the graph's own are left to the graph.
+    fn bound(&self, whole: &Run) -> Run {
+        let bind = |step: &Work| match step {
+            Work::WaitEvent(event) if !whole.records(event) => {
+                event.pending().map_or(Work::Empty, Work::WaitFence)
+            }
+            Work::Graph(child) => Work::Graph(Arc::new(child.bound(whole))),
+            other => other.clone(),
+        };
+        Run { steps: self.steps.iter().map(bind).collect() }
+    }
+
     /// Tells the events that this launch will record that they are pending.
     fn announce(&self, fence: &Fence) {
         for step in &self.steps {
@@ -100,6 +122,7 @@ fn launch(exec: &Exec, stream: &Arc<Stream>) -> Res {
         return stream::submit(stream, Work::Graph(run)).map(drop);
     }
     capture::legacy_allowed(stream)?;
+    let run = Arc::new(run.bound(&run));
     let mut last = lock(&exec.last);
     let waits = last.take().filter(|fence| !fence.reached()).into_iter().collect();
     let fence = stream::submit_after(stream, Work::Graph(run.clone()), waits);

@@ -16,6 +16,7 @@ use crate::attributes::{
 use crate::context::{Context, Health};
 use crate::entry::api;
 use crate::errors::{Code, Res};
+use crate::event;
 use crate::faults;
 use crate::function::blocks_per_multiprocessor;
 use crate::library;
@@ -33,6 +34,9 @@ const EXTRA_SIZE: usize = 2;
 /// Launch attributes that mean something here.
 const COOPERATIVE: u32 = 2;
 const CLUSTER_DIMENSION: u32 = 4;
+/// Both record an event some time during the launch; here, at its end.
+const PROGRAMMATIC_EVENT: u32 = 7;
+const LAUNCH_COMPLETION_EVENT: u32 = 12;
 
 /// A launch with all its parameters.
 pub(crate) struct Launch {
@@ -348,6 +352,12 @@ api! {
             dynamic_shared: config.sharedMemBytes,
             cooperative: attributes_of(&config)?.iter().any(cooperative),
         };
-        launch(context, function, config.hStream, shape, params, extra)
+        launch(context, function, config.hStream, shape, params, extra)?;
+        for attribute in attributes_of(&config)? {
+            if matches!(attribute.id, PROGRAMMATIC_EVENT | LAUNCH_COMPLETION_EVENT) {
+                event::record(&stream::get(context, config.hStream)?, attribute.value[0], 0)?;
+            }
+        }
+        Ok(())
     }
 }

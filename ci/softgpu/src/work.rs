@@ -13,6 +13,7 @@ use crate::event::{Event, Record};
 use crate::graph_exec::Run;
 use crate::launch::Launch;
 use crate::memops::{self, MemOp};
+use crate::stream::Fence;
 use crate::sync::lock;
 
 #[derive(Clone)]
@@ -37,6 +38,8 @@ pub(crate) enum Work {
     /// A node of a graph that records an event, or waits for one.
     RecordEvent(Arc<Event>),
     WaitEvent(Arc<Event>),
+    /// What becomes of that wait when the graph is launched.
+    WaitFence(Fence),
     /// A whole graph: one launch of it, or a child of another.
     Graph(Arc<Run>),
     /// Housekeeping that is done even when the context has failed. Never part of a graph.
@@ -110,7 +113,8 @@ impl Work {
                 event.record_now();
                 Ok(())
             }
-            Work::WaitEvent(event) => event.wait_recorded(health),
+            Work::WaitEvent(event) => event.pending().map_or(Ok(()), |fence| fence.wait(health)),
+            Work::WaitFence(fence) => fence.wait(health),
             Work::Graph(run) => run.run(health),
             Work::Internal(action) => {
                 action.run();
@@ -144,7 +148,7 @@ impl Work {
             Work::Host { .. } | Work::Callback { .. } => 3,
             Work::Graph(_) => 4,
             Work::Empty | Work::Stamp(_) | Work::Internal(_) => 5,
-            Work::WaitEvent(_) => 6,
+            Work::WaitEvent(_) | Work::WaitFence(_) => 6,
             Work::RecordEvent(_) => 7,
             Work::MemOps(_) => 12,
         }

@@ -9,7 +9,7 @@ use softgpu::abi::{
     CUDA_HOST_NODE_PARAMS, CUDA_KERNEL_NODE_PARAMS_v2, CUDA_MEMSET_NODE_PARAMS, CUgraphExecUpdateResultInfo,
     In, Out,
 };
-use softgpu::{capture, copy, event, graph, graph_exec, stream, user_object};
+use softgpu::{capture, copy, event, graph, graph_exec, memops, stream, user_object};
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -283,4 +283,29 @@ fn a_node_can_be_added_by_its_kind_and_switched_off() {
     cu!(graph_exec::cuGraphNodeSetEnabled(exec, node, 1));
     replay(exec, stream);
     assert_eq!(fetch::<u32>(device, 1), [9]);
+}
+
+#[test]
+fn a_launched_graph_waits_for_events_as_they_were_at_its_launch() {
+    let _ctx = Ctx::on(0);
+    let (stream, other, event) = (new_stream(NON_BLOCKING), new_stream(NON_BLOCKING), new_event());
+    let (gate, device) = (pinned(4), alloc(4));
+    let (mut handle, mut wait) = (0, 0);
+    cu!(graph::cuGraphCreate(Out::new(&mut handle), 0));
+    cu!(graph::cuGraphAddEventWaitNode(Out::new(&mut wait), handle, In::null(), 0, event));
+    let params =
+        CUDA_MEMSET_NODE_PARAMS { dst: device, value: 3, elementSize: 4, width: 1, height: 1, pitch: 0 };
+    let mut fill = 0;
+    cu!(graph::cuGraphAddMemsetNode(Out::new(&mut fill), handle, In::new(&wait), 1, In::new(&params), 0));
+    let exec = instantiate(handle);
+    cu!(memops::cuStreamWaitValue32_v2(other, gate, 1, 0));
+    cu!(event::cuEventRecord(event, other));
+    cu!(graph_exec::cuGraphLaunch(exec, stream));
+    // Recorded again behind the graph itself, which must not wait for that.
+    cu!(event::cuEventRecord(event, stream));
+    std::thread::sleep(std::time::Duration::from_millis(30));
+    assert_eq!(code!(stream::cuStreamQuery(stream)), NOT_READY);
+    word(gate).store(1, Ordering::Release);
+    cu!(stream::cuStreamSynchronize(stream));
+    assert_eq!(fetch::<u32>(device, 1), [3]);
 }

@@ -241,3 +241,37 @@ fn destroying_a_context_ends_what_would_wait_for_ever() {
     drop(ctx);
     assert!(started.elapsed() < Duration::from_secs(5));
 }
+
+#[test]
+fn many_threads_and_streams_at_once() {
+    let ctx = Ctx::on(1);
+    let handle = ctx.0;
+    let place = pinned(4 * 8);
+    let threads: Vec<_> = (0..8u64)
+        .map(|index| {
+            std::thread::spawn(move || {
+                cu!(context::cuCtxSetCurrent(handle));
+                let counter = place + 4 * index;
+                let streams = [new_stream(0), new_stream(NON_BLOCKING), 0, PER_THREAD];
+                let event = new_event();
+                for round in 1..=100u32 {
+                    // Each round follows the one before through the event, on another stream.
+                    let stream = streams[round as usize % 4];
+                    cu!(stream::cuStreamWaitEvent(stream, event, 0));
+                    cu!(memops::cuStreamWaitValue32_v2(stream, counter, round - 1, 1));
+                    mark(stream, counter, round);
+                    cu!(event::cuEventRecord(event, stream));
+                }
+                cu!(event::cuEventSynchronize(event));
+                for stream in &streams[..2] {
+                    cu!(stream::cuStreamDestroy_v2(*stream));
+                }
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    cu!(context::cuCtxSynchronize());
+    assert!((0..8).all(|index| word(place + 4 * index).load(Ordering::Acquire) == 100));
+}
