@@ -271,7 +271,7 @@ fn a_peer_that_takes_nothing_does_not_hold_up_shutdown_for_ever() {
         let start = Instant::now();
         end.lane.shutdown();
         let why = end.until_closed();
-        assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
         assert!(matches!(why, LinkError::Closed { how: Closing::Here, .. }), "{why}");
         end.lane.join();
     }

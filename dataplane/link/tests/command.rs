@@ -104,7 +104,7 @@ fn a_stalled_peer_shows_as_frames_in_flight_and_blocks_nobody() {
             lane.turn(Wait::AtMost(Duration::from_millis(10)), &mut |bytes| heard.extend_from_slice(bytes))
                 .unwrap();
         }
-        assert!(start.elapsed() < Duration::from_millis(900), "a limited wait took {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(5), "a limited wait took {:?}", start.elapsed());
         assert_eq!(heard, b"still here", "{engine:?} does not receive while it cannot send");
         assert!(lane.in_flight() > 0, "{engine:?}");
         assert!(Arc::strong_count(&frame) > 1, "a frame not sent must be kept");
@@ -194,7 +194,7 @@ fn waits_end_when_they_should() {
         let start = Instant::now();
         let turn = one.turn(Wait::AtMost(Duration::from_millis(30)), &mut |_| {}).unwrap();
         assert_eq!(turn, Default::default(), "{name}");
-        assert!((25..2000).contains(&start.elapsed().as_millis()), "{name}: {:?}", start.elapsed());
+        assert!((25..10_000).contains(&start.elapsed().as_millis()), "{name}: {:?}", start.elapsed());
 
         // A wake-up before the sleep is not lost, one during the sleep ends it.
         let waker = one.waker();
@@ -301,7 +301,7 @@ fn a_lane_can_be_dropped_at_any_time() {
         lane.turn(Wait::No, &mut |_| {}).unwrap();
         let start = Instant::now();
         drop(lane);
-        assert!(start.elapsed() < Duration::from_secs(1));
+        assert!(start.elapsed() < Duration::from_secs(5));
         assert_eq!(Arc::strong_count(&frame), 1, "{engine:?}");
         drop(other);
     }
