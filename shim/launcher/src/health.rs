@@ -7,7 +7,7 @@
 use std::process::ExitCode;
 
 use fusewire_connect::ConnectError;
-use fusewire_server::daemon::{MEMLOCK_NEEDED, memlock_limit};
+use fusewire_server::daemon::{MEMLOCK_NEEDED, memlock_limit, try_io_uring};
 use fusewire_wire::inventory::Inventory;
 use serde_json::json;
 
@@ -130,8 +130,8 @@ fn memlock(limit: Option<u64>) -> Result<String, String> {
 }
 
 fn io_uring() -> Result<String, String> {
-    match io_uring::IoUring::new(8) {
-        Ok(_) => Ok("works here".to_owned()),
+    match try_io_uring() {
+        Ok(()) => Ok("works here".to_owned()),
         Err(error) => Err(format!(
             "`fusewire serve` on this machine cannot use io_uring ({error}): it needs Linux 5.8 or newer and \
              kernel.io_uring_disabled=0"

@@ -32,7 +32,7 @@ use crate::control::Open;
 /// How long a greeting may take.
 const HELLO_LIMIT: Duration = Duration::from_secs(5);
 /// Greetings under way at once; connections beyond that wait in the listen queue.
-const MAX_GREETINGS: usize = 256;
+const MAX_GREETINGS: usize = 1024;
 /// How long a client is given to take a refusal before the connection is closed on it.
 const LINGER: Duration = Duration::from_secs(1);
 /// How long a session waits for a worker, unless the client says that it will wait less.
@@ -292,7 +292,7 @@ impl Front {
             peer: peer.to_owned(),
             cores: Vec::new(),
         };
-        let said = |key, most| lines.get(key).map(|value| clean(value, most)).unwrap_or_default();
+        let said = |key, most| lines.get(key).map_or_else(|| "?".to_owned(), |value| clean(value, most));
         let program = format!("{} (pid {} on {})", said("program", 80), said("pid", 10), said("host", 64));
         // A little less than the client's patience, so that it hears why.
         let patience =

@@ -9,15 +9,15 @@
 //! pool  (one per GPU)    warm workers, sessions ◄─┘ → worker process over the control socket
 //! ```
 //!
-//! Order of a start: refuse what cannot work (`listen`, `memlock`), ask a first
+//! Order of a start: refuse what cannot work (`listen`, `limits`), ask a first
 //! worker about the driver, place (`crate::placement`), start the executors,
 //! listen. Whatever fails ends in one line on stderr and exit code 1.
 
 mod front;
 mod hello;
+mod limits;
 mod listen;
 mod log;
-mod memlock;
 mod pool;
 mod process;
 mod signals;
@@ -36,7 +36,7 @@ use crate::placement::{self, Placement};
 use log::Log;
 use process::Worker;
 
-pub use memlock::{NEEDED as MEMLOCK_NEEDED, limit as memlock_limit};
+pub use limits::{MEMLOCK_NEEDED, memlock_limit, try_io_uring};
 
 /// How long the first worker may take to try the driver.
 const PROBE_LIMIT: Duration = Duration::from_secs(120);
@@ -90,7 +90,7 @@ fn run(options: ServeOptions, log: &Log) -> Result<(), Failure> {
     let listener = listen::bind(&options)?;
     let address =
         listener.local_addr().map_err(|error| format!("cannot listen on {}: {error}", options.listen))?;
-    memlock::ensure()?;
+    limits::ensure()?;
     let (worker, inventory) = probe(&options)?;
     let usable = options.cores.clone().unwrap_or_else(placement::usable_cores);
     let placement = Placement::compute(&inventory.devices, &usable, Path::new("/sys"));
@@ -120,7 +120,7 @@ fn run(options: ServeOptions, log: &Log) -> Result<(), Failure> {
     let executor = builder("front", placement.front)
         .make()
         .or_else(|_| builder("front", None).make())
-        .map_err(|error| no_executor(&error))?;
+        .map_err(|error| no_io_uring(&error))?;
     executor.run(front::run(front));
     for executor in executors {
         if let Err(error) = executor.join() {
@@ -186,19 +186,36 @@ where
             let _ = started.send(());
             body().await;
         })
-        .map_err(|error| no_executor(&error))?;
+        .map_err(|error| no_io_uring(&error))?;
     match starts.recv() {
         Ok(()) => Ok(handle),
         Err(_) => Err(match handle.join() {
             Ok(()) => "an executor ended before it began".to_owned(),
-            Err(error) => no_executor(&error),
+            Err(error) => no_io_uring(&error),
         }),
     }
 }
 
-fn no_executor<T>(error: &glommio::GlommioError<T>) -> Failure {
+fn no_io_uring(error: &dyn std::fmt::Display) -> Failure {
     format!(
         "io_uring cannot be used ({error}): the daemon needs Linux 5.8 or newer, kernel.io_uring_disabled=0, \
          and no seccomp filter against it (docker: --security-opt seccomp=unconfined)"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn executors_run_on_the_core_they_are_given_if_it_can_be_had() {
+        let all = placement::usable_cores();
+        let first = all[0];
+        for (core, expected) in [(None, all.clone()), (Some(first), vec![first]), (Some(8000), all)] {
+            let (sender, receiver) = mpsc::channel();
+            let body = move || async move { sender.send(placement::usable_cores()).unwrap() };
+            spawn("test", core, body).unwrap().join().unwrap();
+            assert_eq!(receiver.recv().unwrap(), expected, "{core:?}");
+        }
+    }
 }
