@@ -211,3 +211,55 @@ pub enum Figure {
 
 /// How many figures there are.
 pub const FIGURES: usize = Figure::PowerInstant as usize + 1;
+
+impl Figure {
+    /// Whether the figure stays what it is for as long as the driver is loaded.
+    #[must_use]
+    pub fn is_fixed(self) -> bool {
+        use Figure as F;
+        matches!(
+            self,
+            F::MinorNumber
+                | F::Brand
+                | F::PciDeviceId
+                | F::PciSubsystemId
+                | F::FanCount
+                | F::ThresholdShutdown
+                | F::ThresholdSlowdown
+                | F::ThresholdMemory
+                | F::ThresholdGpu
+                | F::PowerLimitDefault
+                | F::PowerLimitLeast
+                | F::PowerLimitMost
+                | F::Bar1Total
+                | F::ClockGraphicsMost
+                | F::ClockSmMost
+                | F::ClockMemoryMost
+                | F::ClockVideoMost
+                | F::DefaultClockGraphics
+                | F::DefaultClockSm
+                | F::DefaultClockMemory
+                | F::DefaultClockVideo
+                | F::ClockReasonsSupported
+                | F::AdaptiveClock
+                | F::EccModeDefault
+                | F::MigDevices
+                | F::VirtualisationMode
+                | F::GspFirmware
+                | F::GspFirmwareDefault
+                | F::Architecture
+                | F::Cores
+                | F::MemoryBusWidth
+                | F::BusType
+                | F::PcieGenerationMost
+                | F::PcieWidthMost
+                | F::PcieGenerationDevice
+                | F::PcieSpeedMost
+                | F::Irq
+                | F::MultiGpuBoard
+                | F::BoardId
+                | F::ModuleId
+                | F::InforomChecksum
+        )
+    }
+}

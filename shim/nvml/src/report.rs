@@ -1,0 +1,43 @@
+//! What is said on stderr: each thing once, and nothing with `FUSEWIRE_QUIET=1`.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{LazyLock, Mutex};
+
+static QUIET: LazyLock<bool> = LazyLock::new(|| {
+    std::env::var_os("FUSEWIRE_QUIET").is_some_and(|value| !value.is_empty() && value != "0")
+});
+static INFORMS: LazyLock<bool> = LazyLock::new(|| {
+    std::env::var_os("FUSEWIRE_LOG")
+        .is_some_and(|value| ["info", "debug", "trace"].iter().any(|&on| value == on))
+});
+
+/// Why there is no server: one line for the life of the program.
+pub(crate) fn no_server(why: &dyn std::fmt::Display) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if !SAID.swap(true, Relaxed) {
+        say(&why.to_string());
+    }
+}
+
+/// That a function is not carried: with `FUSEWIRE_LOG=info` or more, once for each.
+pub(crate) fn not_carried(function: &'static str) {
+    static SAID: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    if !*INFORMS {
+        return;
+    }
+    // Where another thread is at it (or was, when this process was forked off), nothing is said.
+    if let Ok(mut said) = SAID.try_lock()
+        && said.insert(function)
+    {
+        say(&format!("{function} is not supported; returned NVML_ERROR_NOT_SUPPORTED"));
+    }
+}
+
+fn say(message: &str) {
+    if !*QUIET {
+        // In one piece, so that threads do not mix; and a closed stderr must not become a panic.
+        drop(std::io::stderr().write_all(format!("fusewire: {message}\n").as_bytes()));
+    }
+}
