@@ -37,6 +37,10 @@ struct Block {
     threads: Vec<Thread>,
     barriers: [Barrier; 16],
     live: u32,
+    /// Threads that wait at block barriers, and at operations of their warp:
+    /// while there are none, a thread's end concerns nobody.
+    at_barriers: u32,
+    at_warps: u32,
 }
 
 /// How a round of turns ended.
@@ -71,6 +75,8 @@ impl Unit {
                 threads: (0..threads).map(|i| Thread::new(i, l.block)).collect(),
                 barriers: [Barrier::default(); 16],
                 live: 0,
+                at_barriers: 0,
+                at_warps: 0,
             })
             .collect();
         Unit { blocks, shared, cluster_arrived: 0, cluster_phase: 0 }
@@ -104,6 +110,7 @@ impl Unit {
             b.info.linear = (z * u64::from(l.grid[1]) + y) * u64::from(l.grid[0]) + x;
             b.barriers = [Barrier::default(); 16];
             b.live = b.threads.len() as u32;
+            (b.at_barriers, b.at_warps) = (0, 0);
             for t in &mut b.threads {
                 t.reset(l.kernel.function, template, l.kernel.local_bytes);
             }
@@ -197,22 +204,22 @@ impl Unit {
             State::Done => {
                 block.live -= 1;
                 // Others may have waited for this thread only.
-                for id in 0..block.barriers.len() {
-                    block.complete(id);
+                if block.at_barriers > 0 {
+                    for id in 0..block.barriers.len() {
+                        block.complete(id);
+                    }
                 }
-                let first = i / 32 * 32;
-                let last = (first + 32).min(block.threads.len());
-                let lanes = &mut block.threads[first..last];
-                for lane in 0..lanes.len() {
-                    warp::try_complete(lanes, lane);
+                if block.at_warps > 0 {
+                    let lanes = block.warp_of(i);
+                    let released: u32 = (0..lanes.len()).map(|l| warp::try_complete(lanes, l)).sum();
+                    block.at_warps -= released;
                 }
                 self.complete_cluster();
             }
             State::Bar(w) => block.arrive(i, &w),
             State::Warp(_) => {
-                let first = i / 32 * 32;
-                let last = (first + 32).min(block.threads.len());
-                warp::try_complete(&mut block.threads[first..last], i - first);
+                block.at_warps += 1;
+                block.at_warps -= warp::try_complete(block.warp_of(i), i % 32);
             }
             State::Active { .. } => {}
             State::ClusterArrive => {
@@ -284,10 +291,18 @@ impl Block {
             bar.popc += u32::from(w.pred);
             bar.and &= w.pred;
             bar.or |= w.pred;
+            self.at_barriers += 1;
         } else {
             self.threads[i].state = State::Ready;
         }
         self.complete(w.id);
+    }
+
+    /// The threads of the warp that thread `i` belongs to.
+    fn warp_of(&mut self, i: usize) -> &mut [Thread] {
+        let first = i / 32 * 32;
+        let last = (first + 32).min(self.threads.len());
+        &mut self.threads[first..last]
     }
 
     /// Opens barrier `id` if everybody is there.
@@ -311,6 +326,7 @@ impl Block {
             };
             t.set(w.d, v);
             t.state = State::Ready;
+            self.at_barriers -= 1;
         }
     }
 }

@@ -4,10 +4,11 @@ use super::thread::{State, Thread, WarpWait};
 use crate::inst::WarpKind;
 
 /// Completes the warp operation that `lane` waits for, if every live lane of
-/// its mask waits for the same. `lanes` are the threads of one warp.
-pub(super) fn try_complete(lanes: &mut [Thread], lane: usize) -> bool {
+/// its mask waits for the same. `lanes` are the threads of one warp. Gives the
+/// number of lanes released.
+pub(super) fn try_complete(lanes: &mut [Thread], lane: usize) -> u32 {
     let Some(State::Warp(w)) = lanes.get(lane).map(|t| t.state) else {
-        return false;
+        return 0;
     };
     let mut group = [None::<WarpWait>; 32];
     for (i, t) in lanes.iter().enumerate().take(32) {
@@ -17,7 +18,7 @@ pub(super) fn try_complete(lanes: &mut [Thread], lane: usize) -> bool {
         match t.state {
             State::Done => {}
             State::Warp(o) if o.kind == w.kind && o.mask == w.mask => group[i] = Some(o),
-            _ => return false,
+            _ => return 0,
         }
     }
     let present = members(&group);
@@ -28,7 +29,7 @@ pub(super) fn try_complete(lanes: &mut [Thread], lane: usize) -> bool {
         t.set(own.p, p);
         t.state = State::Ready;
     }
-    true
+    present.count_ones()
 }
 
 fn members(group: &[Option<WarpWait>; 32]) -> u32 {
