@@ -273,4 +273,17 @@ mod tests {
         assert_eq!(Placement::compute(&[], &[], nowhere).front, None);
         fs::remove_dir_all(root).unwrap();
     }
+
+    #[test]
+    fn a_thread_can_be_confined_and_let_go_again() {
+        let all = usable_cores();
+        let seen = std::thread::spawn(move || {
+            confine(&all[..1]).unwrap();
+            let one = usable_cores();
+            confine(&all).unwrap();
+            (one, usable_cores(), confine(&[]).is_err())
+        });
+        let all = usable_cores();
+        assert_eq!(seen.join().unwrap(), (all[..1].to_vec(), all, true));
+    }
 }

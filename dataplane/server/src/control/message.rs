@@ -382,4 +382,19 @@ mod tests {
             other => panic!("{other:?}"),
         }
     }
+
+    proptest::proptest! {
+        /// Whatever a worker (or a daemon) sends, reading it ends in a message or in `Malformed`.
+        #[test]
+        fn any_bytes_can_be_read(
+            kind in proptest::sample::select(vec![0, OPEN, JOIN, REFRESH, SHUTDOWN, READY, FAILED, ENDED, u32::MAX]),
+            rest in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..400),
+        ) {
+            let mut bytes = head(kind);
+            bytes.extend_from_slice(&rest);
+            let from_worker = FromWorker::decode(&bytes).is_ok();
+            let to_worker = ToWorker::decode(&bytes, Some(null())).is_ok();
+            proptest::prop_assert!(!(from_worker && to_worker));
+        }
+    }
 }
