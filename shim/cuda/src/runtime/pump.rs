@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use fusewire_link::{BulkSink, ChunkHeader, CommandLane, LinkError, RawSliceMut, Wait};
 use fusewire_wire::bulk::LaneCounts;
 use fusewire_wire::error::ProtocolError;
-use fusewire_wire::frame::{CloseReason, FrameHeader, FrameKind, Record};
+use fusewire_wire::frame::{CloseReason, FrameHeader, FrameKind, Record, close_frame};
 use fusewire_wire::ops::events::Event;
 use fusewire_wire::session::{AckPolicy, Flow, Inbox, Sink};
+use fusewire_wire::session::pulse::{Patience, Pulse};
 
 use zerocopy::IntoBytes;
 
@@ -24,22 +25,45 @@ use super::session::{Pending, Session, lock};
 use super::transfer::Transfers;
 use super::{handles, mirror};
 
+/// A server that has not spoken for this long is asked to; one that stays silent is gone. Long, because
+/// the driver may take its time over one call (compiling a large image), and a dead host is noticed sooner,
+/// by TCP.
+const PATIENCE: Patience = Patience {
+    ping: 10_000_000_000,
+    silence: 180_000_000_000,
+    opening: u64::MAX,
+    resume: u64::MAX,
+};
+
 /// Runs the I/O thread until the session is over.
 pub(crate) fn run(mut link: Box<dyn CommandLane>, session: &Arc<Session>, spin: Duration) {
-    let mut inbox = Inbox::new(AckPolicy::default());
-    let mut events = Events {
+    let events = Events {
         session: session.clone(),
         barrier: LaneCounts::default(),
-        pongs: Vec::new(),
+        pong: None,
         host: HostThread::new(session.clone()),
     };
-    let mut active = Instant::now();
+    let mut pump = Pump {
+        session: session.clone(),
+        inbox: Inbox::new(AckPolicy::default()),
+        events,
+        start: Instant::now(),
+        active: Instant::now(),
+        pulse: Pulse::open(PATIENCE, 0),
+        spin,
+    };
     let why = loop {
-        match turn(&mut *link, session, &mut inbox, &mut events, &mut active, spin) {
-            Ok(()) => {}
-            Err(why) => break why,
+        if let Err(why) = pump.turn(&mut *link) {
+            break why;
         }
     };
+    if let Over::Protocol(error) = &why {
+        // Best effort: the server may be gone, or be the one that does not listen.
+        let farewell = close_frame(CloseReason::Protocol, &error.to_string(), pump.inbox.applied());
+        if link.send(Arc::new(farewell)).is_ok() {
+            let _ = link.turn(Wait::AtMost(Duration::from_millis(50)), &mut |_| {});
+        }
+    }
     session.lose(&why.to_string());
 }
 
@@ -73,45 +97,82 @@ impl std::fmt::Display for Over {
     }
 }
 
-fn turn(
-    link: &mut dyn CommandLane, session: &Arc<Session>, inbox: &mut Inbox, events: &mut Events,
-    active: &mut Instant, spin: Duration,
-) -> Result<(), Over> {
-    let mut busy = false;
-    while link.in_flight() < 2 {
-        let frame = session.lane().outbox.seal(inbox.applied());
-        let Some(frame) = frame else { break };
-        link.send(frame)?;
-        inbox.ack_sent(inbox.applied());
-        busy = true;
+struct Pump {
+    session: Arc<Session>,
+    inbox: Inbox,
+    events: Events,
+    start: Instant,
+    /// When something last happened.
+    active: Instant,
+    pulse: Pulse,
+    spin: Duration,
+}
+
+impl Pump {
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
-    if inbox.ack_due() {
-        link.send(Arc::new(FrameHeader::bare(FrameKind::Ack, 0, inbox.applied()).as_bytes().to_vec()))?;
-        inbox.ack_sent(inbox.applied());
-    }
-    for number in events.pongs.drain(..) {
-        link.send(Arc::new(FrameHeader::bare(FrameKind::Pong, number, inbox.applied()).as_bytes().to_vec()))?;
-    }
-    let wait = if busy || active.elapsed() < spin { Wait::No } else { Wait::Forever };
-    let mut outcome = Ok(());
-    let turn = link.turn(wait, &mut |bytes| {
-        if outcome.is_ok() {
-            outcome = inbox.receive(bytes, events);
+
+    /// Says everything that is to be said, and hears what has come.
+    fn turn(&mut self, link: &mut dyn CommandLane) -> Result<(), Over> {
+        let mut busy = self.send(link)?;
+        let wait = if busy || self.active.elapsed() < self.spin {
+            Wait::No
+        } else {
+            let until = self.pulse.deadline().unwrap_or(u64::MAX).saturating_sub(self.now());
+            Wait::AtMost(Duration::from_nanos(until).max(Duration::from_millis(1)))
+        };
+        let mut outcome = Ok(());
+        let turn = link.turn(wait, &mut |bytes| {
+            if outcome.is_ok() {
+                outcome = self.inbox.receive(bytes, &mut self.events);
+            }
+        });
+        outcome?;
+        let turn = turn?;
+        if self.inbox.is_paused() && self.session.has_landed(&self.events.barrier) {
+            self.session.held_back.store(false, Relaxed);
+            self.inbox.resume(&mut self.events)?;
+            busy = true;
         }
-    });
-    outcome?;
-    let turn = turn?;
-    if inbox.is_paused() && session.has_landed(&events.barrier) {
-        session.held_back.store(false, Relaxed);
-        inbox.resume(events)?;
-        busy = true;
+        if turn.received_bytes != 0 {
+            self.pulse.heard(self.now());
+        }
+        if busy || turn.received_bytes != 0 || turn.sent_frames != 0 || turn.woken {
+            self.active = Instant::now();
+        } else if wait == Wait::No {
+            std::hint::spin_loop();
+        } else if self.pulse.check(self.now())? {
+            link.send(bare(FrameKind::Ping, 1, self.inbox.applied()))?;
+        }
+        Ok(())
     }
-    if busy || turn.received_bytes != 0 || turn.sent_frames != 0 || turn.woken {
-        *active = Instant::now();
-    } else if wait == Wait::No {
-        std::hint::spin_loop();
+
+    /// Hands over what callers have gathered. `true` if there was anything.
+    fn send(&mut self, link: &mut dyn CommandLane) -> Result<bool, Over> {
+        let mut busy = false;
+        while link.in_flight() < 2 {
+            let applied = self.inbox.applied();
+            let frame = self.session.lane().outbox.seal(applied);
+            let Some(frame) = frame else { break };
+            link.send(frame)?;
+            self.inbox.ack_sent(applied);
+            busy = true;
+        }
+        let applied = self.inbox.applied();
+        if self.inbox.ack_due() {
+            link.send(bare(FrameKind::Ack, 0, applied))?;
+            self.inbox.ack_sent(applied);
+        }
+        if let Some(number) = self.events.pong.take() {
+            link.send(bare(FrameKind::Pong, number, applied))?;
+        }
+        Ok(busy)
     }
-    Ok(())
+}
+
+fn bare(kind: FrameKind, number: u64, applied: u64) -> Arc<Vec<u8>> {
+    Arc::new(FrameHeader::bare(kind, number, applied).as_bytes().to_vec())
 }
 
 /// Takes the server's events, in order.
@@ -119,7 +180,8 @@ struct Events {
     session: Arc<Session>,
     /// Chunks that must have landed before later events are seen.
     barrier: LaneCounts,
-    pongs: Vec<u64>,
+    /// The latest Ping to be answered.
+    pong: Option<u64>,
     host: HostThread,
 }
 
@@ -145,7 +207,7 @@ impl Sink for Events {
     }
 
     fn ping(&mut self, number: u64) {
-        self.pongs.push(number);
+        self.pong = Some(number);
     }
 }
 
