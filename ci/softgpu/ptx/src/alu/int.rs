@@ -1,6 +1,6 @@
 //! Integer and bit arithmetic, one function a type and operation.
 
-use crate::inst::{F1, F2, F3, F4};
+use crate::inst::{Carry, CarryOp, F1, F2, F3, F4};
 use crate::types::Ty;
 
 /// Instances of one expression for every integer type. `$x`, `$y` are typed
@@ -534,4 +534,33 @@ fn bfi(a: u64, b: u64, pos: u64, len: u64, bits: u64) -> u64 {
     }
     let mask = if len >= 64 { u64::MAX } else { (1 << len) - 1 } << pos;
     (b & !mask) | ((a << pos) & mask)
+}
+
+/// Arithmetic with the carry flag: the result, and the flag it leaves.
+pub(crate) fn carry(w: Carry, a: u64, b: u64, c: u64, flag: bool) -> (u64, bool) {
+    let bits = if w.wide { 64 } else { 32 };
+    let mask = u128::from(u64::MAX >> (64 - bits));
+    let cut = |v: u64| u128::from(v) & mask;
+    let carry_in = u128::from(w.carry_in && flag);
+    let product = || {
+        if w.signed {
+            let s = |v: u64| {
+                if w.wide { i128::from(v as i64) } else { i128::from(v as i32) }
+            };
+            (s(a) * s(b)) as u128
+        } else {
+            cut(a) * cut(b)
+        }
+    };
+    let sum = match w.op {
+        CarryOp::Add => cut(a) + cut(b) + carry_in,
+        // Borrow is kept as the flag itself: set when one was needed.
+        CarryOp::Sub => {
+            let d = cut(a).wrapping_sub(cut(b)).wrapping_sub(carry_in);
+            return ((d & mask) as u64, d >> 127 == 1);
+        }
+        CarryOp::MadLo => (product() & mask) + cut(c) + carry_in,
+        CarryOp::MadHi => ((product() >> bits) & mask) + cut(c) + carry_in,
+    };
+    ((sum & mask) as u64, sum > mask)
 }

@@ -15,5 +15,5 @@ pub(crate) use cvt::{CvtDesc, CvtRound, convert, fast_convert};
 pub(crate) use float::{
     FloatDesc, FloatOp, Fmt, atomic_float, fast_binary, fast_ternary, fast_unary, float_op,
 };
-pub(crate) use int::{binary, prmt, quad, ternary, unary};
+pub(crate) use int::{binary, carry, prmt, quad, ternary, unary};
 pub(crate) use round::Round;

@@ -37,11 +37,8 @@ pub fn run(l: &Launch<'_>, mem: &dyn Memory) -> Result<(), Fault> {
         started: Instant::now(),
         shared_bytes: kernel.dynamic_shared_offset.max(kernel.static_shared) + l.dynamic_shared as usize,
     };
-    let blocks: u64 = l.grid.iter().map(|g| u64::from(*g)).product();
-    let per_cluster: u64 = l.cluster.iter().map(|g| u64::from(*g)).product();
-    let per_block: u64 = l.block.iter().map(|g| u64::from(*g)).product();
-    let units = blocks / per_cluster;
-    let threads = blocks.saturating_mul(per_block);
+    let units = volume(l.grid) / volume(l.cluster);
+    let threads = volume(l.grid).saturating_mul(volume(l.block));
     let workers = std::thread::available_parallelism()
         .map_or(1, usize::from)
         .min(MAX_WORKERS)
@@ -75,16 +72,21 @@ pub fn run(l: &Launch<'_>, mem: &dyn Memory) -> Result<(), Fault> {
     fault.map_or(Ok(()), Err)
 }
 
+/// Blocks of a grid, threads of a block. More than fit are as good as endless.
+fn volume(dims: [u32; 3]) -> u64 {
+    dims.iter().fold(1, |n: u64, d| n.saturating_mul(u64::from(*d)))
+}
+
 fn check(l: &Launch<'_>) -> Result<(), Fault> {
     let bad = |what: String| Err(Fault::IllegalInstruction(what));
-    let threads: u64 = l.block.iter().map(|d| u64::from(*d)).product();
+    let threads = volume(l.block);
     if threads == 0 || threads > 1024 {
         return bad(format!("a block of {:?} threads", l.block));
     }
     if l.grid.contains(&0) || l.cluster.contains(&0) {
         return bad(format!("a grid of {:?} blocks", l.grid));
     }
-    let ranks: u64 = l.cluster.iter().map(|d| u64::from(*d)).product();
+    let ranks = volume(l.cluster);
     if ranks > 16 || (0..3).any(|i| !l.grid[i].is_multiple_of(l.cluster[i])) {
         return bad(format!("a cluster of {:?} blocks", l.cluster));
     }

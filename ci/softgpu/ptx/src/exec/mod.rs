@@ -9,9 +9,13 @@
 //!
 //! `memory` is the only place that forms host pointers.
 
+mod builtin;
+mod call;
 mod launch;
+mod mbarrier;
 mod memory;
 mod printf;
+mod special;
 mod step;
 mod thread;
 mod unit;

@@ -23,9 +23,9 @@ pub(super) fn format(
     let mut i = 0;
     let mut next = |global: &mut GlobalMemory<'_>, wide: bool| -> Result<u64, Fault> {
         let n: u64 = if wide { 8 } else { 4 };
-        at = at.next_multiple_of(n);
+        at = at.wrapping_add(n - 1) & !(n - 1);
         let p = global.generic(s, at, n as usize, false)?;
-        at += n;
+        at = at.wrapping_add(n);
         // SAFETY: `p` was resolved for `n` aligned readable bytes.
         Ok(unsafe { load(p, if wide { Ty::U64 } else { Ty::S32 }) })
     };
