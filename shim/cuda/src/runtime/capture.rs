@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use crate::abi::result::{
-    CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, CUDA_ERROR_STREAM_CAPTURE_UNMATCHED, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,
+    CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, CUDA_ERROR_STREAM_CAPTURE_INVALIDATED,
+    CUDA_ERROR_STREAM_CAPTURE_UNMATCHED, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,
     CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD,
 };
 use crate::abi::types::CUresult;
@@ -166,6 +167,20 @@ impl Captures {
             Some(capture) if capture.invalid => Status::Invalidated,
             Some(_) => Status::Active(id),
         })
+    }
+
+    /// The capture that a stream takes part in, for an operation that becomes part of it; 0 when there is none.
+    ///
+    /// # Errors
+    /// `CUDA_ERROR_STREAM_CAPTURE_INVALIDATED` when it can only be ended.
+    pub(crate) fn active(&self, stream: &Stream) -> Result<u64, CUresult> {
+        match stream.capture.load(Relaxed) {
+            0 => Ok(0),
+            id if lock(&self.all).get(&id).is_some_and(|capture| capture.invalid) => {
+                Err(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED)
+            }
+            id => Ok(id),
+        }
     }
 
     /// A forbidden call has met the capture: it can only be ended now, and gives no graph.
