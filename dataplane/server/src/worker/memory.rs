@@ -25,6 +25,8 @@ const MIRROR_FLAGS: u32 = 1 | 2;
 /// Host memory that one session may mirror.
 const MAX_MIRRORED: u64 = 64 << 30;
 const PAGE: u64 = 4096;
+/// Where the addresses of processes end.
+const USER_ADDRESSES: u64 = 1 << 47;
 const READ_WRITE: u32 = 3;
 
 /// What the session knows of a device.
@@ -252,10 +254,14 @@ impl Gpu {
     pub(super) fn host_mirror(&mut self, record: &HostMirror) -> Result<(), Status> {
         self.enter(record.context)?;
         let (start, bytes) = (record.address, record.bytes);
-        let inside = bytes != 0
-            && start >= window::HOST_BASE
-            && start.checked_add(bytes).is_some_and(|end| end <= window::HOST_BASE + window::HOST_BYTES);
-        if !inside || !start.is_multiple_of(PAGE) || !bytes.is_multiple_of(PAGE) {
+        // Memory that the program registered lies wherever the program had it. What this process has at that
+        // address is not touched: the mapping fails then.
+        let sane = bytes != 0
+            && start != 0
+            && start.checked_add(bytes).is_some_and(|end| {
+                end <= USER_ADDRESSES && (end <= self.memory.window.start || start >= self.memory.window.end)
+            });
+        if !sane || !start.is_multiple_of(PAGE) || !bytes.is_multiple_of(PAGE) {
             return Err(INVALID_VALUE);
         }
         if self.memory.mirrored.saturating_add(bytes) > MAX_MIRRORED {

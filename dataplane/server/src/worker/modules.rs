@@ -47,8 +47,8 @@ const CONTAINER_MAGIC: [u8; 4] = 0xba55_ed50_u32.to_le_bytes();
 pub(super) struct Module {
     pub(super) raw: CUmodule,
     context: u64,
-    /// A library's module goes with the library.
-    owned: bool,
+    /// The library that it is part of, and goes with.
+    library: Option<u64>,
 }
 
 pub(super) struct Library {
@@ -260,14 +260,14 @@ impl Gpu {
         let logs = options.logs();
         self.ok(status).map_err(|status| (status, logs.clone()))?;
         self.prints |= fatbin::uses_printf(image.contents());
-        self.modules.put(record.module, Module { raw, context: record.context, owned: true });
+        self.modules.put(record.module, Module { raw, context: record.context, library: None });
         Ok(Answer::Now(Nothing {}, logs))
     }
 
     pub(super) fn module_unload(&mut self, handle: u64) -> Result<(), Status> {
         let module = self.modules.take(handle)?;
         self.forget_functions(handle);
-        if !module.owned {
+        if module.library.is_some() {
             return Ok(());
         }
         self.enter(module.context)?;
@@ -457,6 +457,15 @@ impl Gpu {
     pub(super) fn library_unload(&mut self, handle: u64) -> Result<(), Status> {
         let library = self.libraries.take(handle)?;
         self.forget_functions(handle);
+        let parts: Vec<u64> = self
+            .modules
+            .iter()
+            .filter(|(_, module)| module.library == Some(handle))
+            .map(|(part, _)| part)
+            .collect();
+        for part in parts {
+            let _ = self.module_unload(part);
+        }
         // SAFETY: ours, and named no more.
         let status = unsafe { self.d.cuLibraryUnload(library.raw) };
         self.ok(status)
@@ -506,7 +515,8 @@ impl Gpu {
         // SAFETY: a live library.
         let status = unsafe { self.d.cuLibraryGetModule(&raw mut raw, library) };
         self.ok(status)?;
-        self.modules.put(record.module, Module { raw, context: record.context, owned: false });
+        self.modules
+            .put(record.module, Module { raw, context: record.context, library: Some(record.library) });
         Ok(())
     }
 

@@ -491,8 +491,9 @@ impl Gpu {
     }
 
     pub(super) fn stream_wait_value(&mut self, record: &StreamWaitValue) -> Result<(), Status> {
-        // GEQ, EQ, AND, NOR; and a flush of remote writes, which is not offered.
-        if record.flags > 3 || !record.address.is_multiple_of(u64::from(record.bytes.max(1))) {
+        // GEQ, EQ, AND, NOR. Bit 30 asks for a flush of remote writes, of which there are none.
+        let flags = record.flags & !(1 << 30);
+        if flags > 3 || !record.address.is_multiple_of(u64::from(record.bytes.max(1))) {
             return Err(INVALID_VALUE);
         }
         self.covered(record.address, u64::from(record.bytes))?;
@@ -500,8 +501,8 @@ impl Gpu {
         // SAFETY: a live stream and an address of the session's.
         let status = unsafe {
             match record.bytes {
-                4 => self.d.cuStreamWaitValue32_v2(raw, record.address, record.value as u32, record.flags),
-                8 => self.d.cuStreamWaitValue64_v2(raw, record.address, record.value, record.flags),
+                4 => self.d.cuStreamWaitValue32_v2(raw, record.address, record.value as u32, flags),
+                8 => self.d.cuStreamWaitValue64_v2(raw, record.address, record.value, flags),
                 _ => INVALID_VALUE,
             }
         };

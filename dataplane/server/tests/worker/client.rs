@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -233,10 +233,12 @@ impl Client {
         Ok((reply, tail.to_vec()))
     }
 
-    /// The status of a marked point, once it is reached.
+    /// The status of a marked point, once it is reached or refused.
     pub fn point(&mut self, number: u64) -> u32 {
-        self.until("a marked point", |client| client.done.contains_key(&number));
-        self.done.remove(&number).unwrap()
+        let refused =
+            |client: &Self| client.failed.iter().find(|failed| failed.0 == number).map(|failed| failed.1);
+        self.until("a marked point", |client| client.done.contains_key(&number) || refused(client).is_some());
+        self.done.remove(&number).or_else(|| refused(self)).unwrap()
     }
 
     pub fn until(&mut self, what: &str, reached: impl Fn(&Self) -> bool) {
@@ -319,8 +321,6 @@ impl Client {
         let take = |record: fusewire_wire::frame::Record<'_>| -> Result<Next, ProtocolError> {
             match Event::decode(record.op, record.body).expect("an event that this client knows") {
                 Event::Reply(reply, tail) => {
-                    let fixed = tail.len() - reply.tail_bytes as usize;
-                    let _ = fixed;
                     replies.insert(reply.number, (reply.status, tail.to_vec()));
                 }
                 Event::Done(event, _) => {
@@ -410,6 +410,13 @@ impl Client {
         self.send(CopyIn { stream, destination, bytes: data.len() as u64, first_chunk: numbers.start })
     }
 
+    /// Queues one bulk chunk; gives its number.
+    pub fn bulk(&mut self, data: &[u8]) -> u64 {
+        let number = self.session.chunks().number(1).start;
+        self.chunks.insert(number, data.to_vec());
+        number
+    }
+
     pub fn copy_in_inline(&mut self, stream: u64, destination: u64, data: &[u8]) -> u64 {
         let record = CopyInInline { stream, destination, bytes: data.len() as u64 };
         self.push(&record, data)
@@ -468,10 +475,6 @@ impl Client {
             std::thread::sleep(Duration::from_millis(1));
         }
         said
-    }
-
-    pub fn raw_descriptor(&self) -> i32 {
-        self.command.as_raw_fd()
     }
 }
 

@@ -9,8 +9,11 @@
     reason = "all of it is a test, though without the attribute"
 )]
 
+mod bad_input;
 mod client;
+mod objects;
 mod thin;
+mod trouble;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -27,11 +30,13 @@ fn main() -> ExitCode {
         let driver = args.get(2).map(PathBuf::from);
         return fusewire_server::worker::main(&WorkerOptions { control_fd: 3, driver });
     }
-    let trials = [thin::TESTS].concat().into_iter().map(|(name, test)| {
-        Trial::test(name, move || {
-            test();
-            Ok::<(), Failed>(())
-        })
-    });
+    let trials = [thin::TESTS, objects::TESTS, bad_input::TESTS, trouble::TESTS].concat().into_iter().map(
+        |(name, test)| {
+            Trial::test(name, move || {
+                test();
+                Ok::<(), Failed>(())
+            })
+        },
+    );
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
 }
