@@ -90,6 +90,18 @@ pub unsafe extern "C" fn cuEventRecordWithFlags(event: CUevent, stream: CUstream
     runtime::call(counter!("cuEventRecordWithFlags"), |runtime| record(runtime, event, stream, flags))
 }
 
+/// A captured event is reached at replays alone. Asking for it spoils its capture.
+fn refuse_captured(runtime: &Runtime, event: &Event) -> Result<(), CUresult> {
+    if runtime.captures.any() {
+        let capture = lock(&event.state).capture;
+        if capture != 0 {
+            runtime.captures.invalidate(capture);
+            return Err(CUDA_ERROR_CAPTURED_EVENT);
+        }
+    }
+    Ok(())
+}
+
 /// What an event that is reached, or was never recorded, says.
 fn outcome(event: &Event) -> Result<(), CUresult> {
     event.context.check()?;
@@ -103,9 +115,7 @@ fn outcome(event: &Event) -> Result<(), CUresult> {
 pub unsafe extern "C" fn cuEventQuery(event: CUevent) -> CUresult {
     runtime::call(counter!("cuEventQuery"), |runtime| {
         let event = handles::event(event)?;
-        if runtime.captures.any() && lock(&event.state).capture != 0 {
-            return Err(CUDA_ERROR_CAPTURED_EVENT);
-        }
+        refuse_captured(runtime, &event)?;
         if event.is_reached() {
             return outcome(&event);
         }
@@ -118,9 +128,7 @@ pub unsafe extern "C" fn cuEventQuery(event: CUevent) -> CUresult {
 pub unsafe extern "C" fn cuEventSynchronize(event: CUevent) -> CUresult {
     runtime::call(counter!("cuEventSynchronize"), |runtime| {
         let event = handles::event(event)?;
-        if runtime.captures.any() && lock(&event.state).capture != 0 {
-            return Err(CUDA_ERROR_CAPTURED_EVENT);
-        }
+        refuse_captured(runtime, &event)?;
         if event.is_reached() {
             return outcome(&event);
         }

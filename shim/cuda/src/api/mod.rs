@@ -4,12 +4,19 @@
 //! counter for the statistics, then the body with errors as `Result`.
 
 pub mod arguments;
+pub mod array;
+pub mod batch_copy;
+pub mod capture;
 pub mod context;
 pub mod copy;
+pub mod copy_rect;
 pub mod device;
 pub mod device_memory;
 pub mod event;
 pub mod function;
+pub mod graph;
+pub mod graph_edges;
+pub mod graph_node;
 pub mod host_function;
 pub mod host_memory;
 pub mod init;
@@ -25,4 +32,7 @@ pub mod pool;
 pub mod profiler;
 pub mod stream;
 pub mod stream_value;
+pub mod tensor_map;
+pub mod texture;
+pub mod user_object;
 pub mod virtual_memory;

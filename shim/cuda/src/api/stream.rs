@@ -75,6 +75,7 @@ pub unsafe extern "C" fn cuStreamQuery(stream: CUstream) -> CUresult {
         let stream = current::stream(runtime, stream)?;
         if runtime.captures.any() {
             if stream.is_capturing() {
+                runtime.captures.invalidate(stream.capture.load(Relaxed));
                 return Err(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
             }
             if stream.kind == StreamKind::Legacy {

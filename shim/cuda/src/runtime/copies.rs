@@ -170,7 +170,10 @@ pub(crate) unsafe fn copy_in(
 
 /// The source of an asynchronous copy is read when it is sent, not when the stream gets there: what is
 /// still to be written into it by earlier work has to be waited for.
-fn before_reading(runtime: &Runtime, stream: &Arc<Stream>, from: u64, bytes: usize) -> Result<(), CUresult> {
+///
+/// # Errors
+/// The stream's, of whoever writes.
+pub(crate) fn before_reading(runtime: &Runtime, stream: &Arc<Stream>, from: u64, bytes: usize) -> Result<(), CUresult> {
     for writer in memory_state::writers(runtime, from, bytes as u64) {
         synchronize(runtime, &writer)?;
     }
@@ -253,6 +256,7 @@ pub(crate) fn receive_packed<R: fusewire_wire::ops::AsyncRecord>(
 pub(crate) fn synchronize(runtime: &Runtime, stream: &Arc<Stream>) -> Result<(), CUresult> {
     if runtime.captures.any() {
         if stream.is_capturing() {
+            runtime.captures.invalidate(stream.capture.load(Relaxed));
             return Err(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
         }
         if stream.kind == super::objects::StreamKind::Legacy {

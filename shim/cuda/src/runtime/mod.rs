@@ -12,6 +12,7 @@ pub(crate) mod capture;
 pub(crate) mod connect;
 pub(crate) mod copies;
 pub(crate) mod current;
+pub(crate) mod graphs;
 pub(crate) mod handles;
 pub(crate) mod host_functions;
 pub(crate) mod images;
@@ -23,9 +24,11 @@ pub(crate) mod objects;
 pub(crate) mod parameters;
 pub(crate) mod process;
 pub(crate) mod pump;
+pub(crate) mod rect;
 pub(crate) mod session;
 pub(crate) mod stats;
 pub(crate) mod transfer;
+pub(crate) mod user_objects;
 
 use std::sync::{Arc, OnceLock};
 
