@@ -73,7 +73,7 @@ pub struct Kernel {
     pub required_cluster: Option<[u32; 3]>,
     /// Registers per thread, as an occupancy calculation would want them.
     pub num_regs: u32,
-    /// Alignment of the dynamic shared memory.
+    /// Where the dynamic shared memory starts.
     pub(crate) dynamic_shared_offset: usize,
     pub(crate) function: usize,
     /// Functions that may run in this kernel.

@@ -165,3 +165,19 @@ fn blocks_may_wait_for_each_other_in_either_order() {
         assert_eq!(d.get::<u32>(po, 50), want);
     }
 }
+
+#[test]
+fn three_dimensions_with_and_without_clusters() {
+    for cluster in [[1, 1, 1], [3, 1, 2]] {
+        let d = Device::new(PTX);
+        let (grid, block) = ([3u32, 2, 4], [5u32, 3, 2]);
+        let total: u32 = grid.iter().chain(&block).product();
+        let po = d.put(&vec![u32::MAX; total as usize * 6]);
+        d.launch_dims("coordinates", [grid, block, cluster], 0, &[Arg::Ptr(po)]).unwrap();
+        let all = |d: [u32; 3]| {
+            (0..d[2]).flat_map(move |z| (0..d[1]).flat_map(move |y| (0..d[0]).map(move |x| [x, y, z])))
+        };
+        let want: Vec<u32> = all(grid).flat_map(|b| all(block).flat_map(move |t| [b, t].concat())).collect();
+        assert_eq!(d.get::<u32>(po, want.len()), want);
+    }
+}

@@ -143,6 +143,7 @@ fn what_is_no_module_is_refused() {
         ".version 8.5\n.global .b8 x[2] = {1,2,3};",
         ".version 8.5\n.entry k() { .local .b8 x[4000000]; ret; }",
         ".version 8.5\n.global .align 3 .b8 x;",
+        ".version 8.5\n.global .b8 x[][18446744073709551615][18446744073709551615] = {1};",
     ] {
         assert!(Module::parse(bad).is_err(), "{bad:?}");
     }

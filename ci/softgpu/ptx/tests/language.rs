@@ -272,6 +272,11 @@ fn impossible_launches_are_refused() {
         let r = d.launch("forever", grid, block, 0, std::slice::from_ref(&p));
         assert!(matches!(r, Err(Fault::IllegalInstruction(_))), "{r:?}");
     }
+    let huge = [u32::MAX; 3];
+    for dims in [[[1; 3], huge, [1; 3]], [huge, [1; 3], huge], [[2; 3], [1; 3], [3, 1, 1]]] {
+        let r = d.launch_dims("forever", dims, 0, std::slice::from_ref(&p));
+        assert!(matches!(r, Err(Fault::IllegalInstruction(_))), "{r:?}");
+    }
     let r = d.launch("forever", 1, 1, 0, &[]);
     assert!(matches!(r, Err(Fault::IllegalInstruction(_))), "{r:?}");
 }

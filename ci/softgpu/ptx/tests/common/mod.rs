@@ -154,6 +154,18 @@ impl Device {
         shared: u32,
         args: &[Arg<'_>],
     ) -> Result<(), Fault> {
+        let line = |n| [n, 1, 1];
+        self.launch_dims(name, [grid, block, cluster].map(line), shared, args)
+    }
+
+    /// `dims` are those of the grid, the block and the cluster.
+    pub(crate) fn launch_dims(
+        &self,
+        name: &str,
+        dims: [[u32; 3]; 3],
+        shared: u32,
+        args: &[Arg<'_>],
+    ) -> Result<(), Fault> {
         let mut params = Vec::new();
         for a in args {
             let (bytes, align): (Vec<u8>, usize) = match a {
@@ -171,9 +183,9 @@ impl Device {
                 module: &self.module,
                 kernel: self.kernel(name),
                 global_addrs: &self.addrs,
-                grid: [grid, 1, 1],
-                block: [block, 1, 1],
-                cluster: [cluster, 1, 1],
+                grid: dims[0],
+                block: dims[1],
+                cluster: dims[2],
                 params: &params,
                 dynamic_shared: shared,
                 cancel: &self.cancel,
