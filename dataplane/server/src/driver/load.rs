@@ -20,7 +20,10 @@ pub enum LoadError {
     Missing { file: String },
     #[error("the driver {file} cannot be loaded: {why}{advice}")]
     NotALibrary { file: String, why: String, advice: &'static str },
-    #[error("{file} is not a driver: it has no function {symbol}")]
+    #[error(
+        "{file} is not a driver: it has no function {symbol}; --driver must name NVIDIA's libcuda.so.1 or a \
+         stand-in for it"
+    )]
     NotADriver { file: String, symbol: &'static str },
     #[error("the driver {file} does not work: {call} says {what}; does nvidia-smi work on this machine?")]
     Broken { file: String, call: &'static str, what: String },
@@ -44,7 +47,7 @@ impl Driver {
                 let advice = if file == Path::new(DEFAULT_DRIVER) {
                     "; is the NVIDIA driver installed? --driver PATH names another"
                 } else {
-                    ""
+                    "; --driver must name NVIDIA's libcuda.so.1 or a stand-in for it"
                 };
                 let why =
                     std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
