@@ -3,7 +3,9 @@
 //! What the driver promises (CUDA driver API, "API synchronization behavior"): a copy from pageable memory
 //! may return once its source has been read; one into pageable memory returns when the data are there; one
 //! from or to pinned memory returns at once in the `Async` form. A synchronous copy from host memory need
-//! not wait for the device either: the order of the lane is all that the program can see.
+//! not wait for the device either: the order of the lane is all that the program can see. For the same
+//! reason a synchronisation does not wait for copies to the device whose source has been read: they do not
+//! count as work on their stream.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
@@ -148,20 +150,21 @@ pub(crate) unsafe fn copy_in(
         // SAFETY: the caller's promise; the bytes are copied before this returns.
         let data = unsafe { std::slice::from_raw_parts(start, bytes) };
         let record = CopyInInline { stream: stream.handle, destination: to, bytes: bytes as u64 };
-        return runtime.session.post_on(stream, &record, &[data]).map(drop);
+        return runtime.session.post(&record, &[data]).map(drop);
     }
     if source == Side::Pageable && bytes <= CAPTURE_BYTES {
         // SAFETY: the caller's promise.
         let data: Box<[u8]> = unsafe { std::slice::from_raw_parts(start, bytes) }.into();
         // SAFETY: the transfer keeps the box, whose contents do not move, until it is sent.
         let captured = unsafe { RawSlice::new(data.as_ptr(), bytes) };
-        return runtime.session.send_bulk(stream, captured, Some(data), record).map(drop);
+        return runtime.session.send_bulk(stream, captured, Some(data), true, record).map(drop);
     }
     // SAFETY: pinned memory the program must leave alone until the stream has read it, and it cannot free it
     // before (see `memory_state::settle`); otherwise we wait below.
     let slice = unsafe { RawSlice::new(start, bytes) };
-    let transfer = runtime.session.send_bulk(stream, slice, None, record)?;
-    if form == Form::Sync || source == Side::Pageable {
+    let read_before_return = form == Form::Sync || source == Side::Pageable;
+    let transfer = runtime.session.send_bulk(stream, slice, None, read_before_return, record)?;
+    if read_before_return {
         transfer.wait();
         runtime.session.check()?;
     }

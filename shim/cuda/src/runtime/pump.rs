@@ -153,7 +153,7 @@ impl Pump {
         let mut busy = false;
         while link.in_flight() < 2 {
             let applied = self.inbox.applied();
-            let frame = self.session.lane().outbox.seal(applied);
+            let frame = self.session.seal(applied);
             let Some(frame) = frame else { break };
             link.send(frame)?;
             self.inbox.ack_sent(applied);

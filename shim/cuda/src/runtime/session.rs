@@ -152,6 +152,8 @@ pub(crate) struct Lane {
 
 pub(crate) struct Session {
     lane: Mutex<Lane>,
+    /// Something was published since the I/O thread last looked: it takes the lane only then.
+    gathered: AtomicBool,
     /// The peer has acknowledged something: there may be room again.
     room: Condvar,
     pub(crate) pending: Mutex<HashMap<u64, Pending>>,
@@ -183,6 +185,7 @@ impl Session {
     pub(crate) fn new(slot_bytes: usize, slots: u64, lanes: usize, spin: Duration, quiet: bool) -> Self {
         Self {
             lane: Mutex::new(Lane { outbox: Outbox::new(OutboxConfig { window_bytes: 2 * WINDOW, ..OutboxConfig::default() }), next_chunk: 0 }),
+            gathered: AtomicBool::new(false),
             room: Condvar::new(),
             pending: Mutex::new(HashMap::new()),
             copies_out: AtomicUsize::new(0),
@@ -270,6 +273,7 @@ impl Session {
             lock(&self.pending).insert(number, pending);
         }
         drop(lane);
+        self.gathered.store(true, Release);
         self.wake();
         stats::published(size_of::<R>() + tail.iter().map(|piece| piece.len()).sum::<usize>());
         Ok(number)
@@ -321,9 +325,19 @@ impl Session {
         }
     }
 
-    /// The lane, for the I/O thread.
-    pub(crate) fn lane(&self) -> MutexGuard<'_, Lane> {
-        lock(&self.lane)
+    /// The next batch to be sent, for the I/O thread; `ack` goes along.
+    pub(crate) fn seal(&self, ack: u64) -> Option<fusewire_wire::session::SealedBatch> {
+        if !self.gathered.load(Acquire) {
+            return None;
+        }
+        let mut lane = lock(&self.lane);
+        // Cleared first: what is published from here on sets it again.
+        self.gathered.store(false, Release);
+        let batch = lane.outbox.seal(ack);
+        if lane.outbox.has_output() {
+            self.gathered.store(true, Release);
+        }
+        batch
     }
 
     /// The server has applied our batches up to `seq`.
@@ -341,13 +355,13 @@ impl Session {
         self.landed.iter().zip(counts).all(|(landed, count)| landed.load(Acquire) >= *count)
     }
 
-    /// Publishes the copy of `bytes` bytes at `source` to `destination` through bulk chunks. The source must
-    /// stay as it is until the transfer says that it is sent.
+    /// Publishes the copy of `source` through bulk chunks. The source must stay as it is until the transfer
+    /// says that it is sent. `quiet`: a synchronisation need not wait for it (see `copies`).
     ///
     /// # Errors
     /// When the session is over.
     pub(crate) fn send_bulk(
-        &self, stream: &Stream, source: RawSlice, keep: Option<Box<[u8]>>,
+        &self, stream: &Stream, source: RawSlice, keep: Option<Box<[u8]>>, quiet: bool,
         record: impl FnOnce(u64) -> fusewire_wire::ops::table::CopyIn,
     ) -> Result<Arc<super::transfer::Transfer>, CUresult> {
         let chunks = source.len().div_ceil(self.slot_bytes) as u64;
@@ -362,7 +376,9 @@ impl Session {
                 record(first)
             },
             |_, number| {
-                stream.issued(number);
+                if !quiet {
+                    stream.issued(number);
+                }
                 None
             },
         )?;
