@@ -117,7 +117,7 @@ fn word_end(b: &[u8], mut i: usize) -> usize {
             i += 1;
         } else if c == b'.' && word_part(n) && !directive {
             i += 2;
-        } else if c == b':' && n == b':' && b.get(i + 2).is_some_and(|d| word_start(*d)) {
+        } else if c == b':' && n == b':' && b.get(i + 2).is_some_and(|d| word_part(*d)) {
             // `shared::cta`, `L2::128B`
             i += 3;
         } else {

@@ -6,6 +6,10 @@
 //! speed for its own sake, and it never guesses. An instruction it does not
 //! know parses, and faults only when a thread reaches it.
 //!
+//! Lacking: tensor-core instructions, textures and surfaces, 128-bit
+//! registers, device-side `malloc`, tensor-map and multicast copies. The
+//! example `audit` lists what a given PTX file would miss.
+//!
 //! What it must never do: panic or take unbounded memory on malformed text
 //! (modules come from programs under test), or touch host memory that its
 //! [`Memory`] did not resolve.

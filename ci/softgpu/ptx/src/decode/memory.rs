@@ -131,7 +131,7 @@ impl<'a> Builder<'_, 'a, '_> {
     /// `cp.async` and `cp.async.bulk`. Copies happen at once, so waiting for
     /// them is nothing.
     fn copy(&mut self, m: &Mods<'a>, o: &[Operand<'a>]) -> Result<(), String> {
-        if m.has("commit_group") || m.has("wait_group") || m.has("wait_all") {
+        if ["commit_group", "wait_group", "wait_all", "prefetch"].iter().any(|p| m.has(p)) {
             self.emit(Op::Nop);
             return Ok(());
         }
@@ -149,7 +149,7 @@ impl<'a> Builder<'_, 'a, '_> {
             }
             return Ok(());
         }
-        if !m.has("async") || m.has("tensor") || m.has("reduce") || m.has("prefetch") {
+        if !m.has("async") || m.has("tensor") || m.has("reduce") {
             return Err("not supported".to_owned());
         }
         let spaces: Vec<&str> = m.parts.iter().filter(|p| SPACES.contains(p)).copied().collect();

@@ -15,7 +15,7 @@ const MAX_WORKERS: usize = 8;
 /// Device threads that make a second host thread worth its start.
 const WORTH_A_WORKER: u64 = 4096;
 /// Host memory for units that are set aside while others run.
-const SET_ASIDE_BYTES: usize = 512 << 20;
+const SET_ASIDE_BYTES: usize = 256 << 20;
 
 /// Runs a kernel to its end, on the calling thread and a few helpers.
 ///

@@ -105,7 +105,6 @@ fn run_frame(
         t.state = State::Done;
         return Ok(Next::Stop);
     };
-    let depth = t.frames.len();
     let functions = &cx.launch.module.functions;
     let function = functions.get(frame.function).ok_or_else(missing)?;
     let insts = function.insts.as_slice();
@@ -280,7 +279,7 @@ fn run_frame(
                 return Ok(Next::Frame);
             }
             Op::Ret => {
-                if depth == 1 {
+                if t.frames.len() == 1 {
                     t.state = State::Done;
                     return Ok(Next::Stop);
                 }
@@ -334,7 +333,7 @@ fn run_frame(
                 leave!(pc, Next::Stop);
             }
             Op::ActiveMask { d } => {
-                t.state = State::Active { d: frame.regs + *d as usize, function: frame.function, pc, depth };
+                t.state = State::Active { d: frame.regs + *d as usize };
                 leave!(pc, Next::Stop);
             }
             Op::Fence => fence(Ordering::SeqCst),

@@ -43,12 +43,9 @@ pub(super) enum State {
     Done,
     Bar(BarWait),
     Warp(WarpWait),
-    /// At `activemask`, with the place it is at.
+    /// At `activemask`, whose result goes to register `d`.
     Active {
         d: usize,
-        function: usize,
-        pc: usize,
-        depth: usize,
     },
     ClusterArrive,
     ClusterWait,
@@ -94,6 +91,12 @@ impl Thread {
         self.local.resize(local_bytes.div_ceil(8), 0);
         self.carry = false;
         self.cluster_phase = 0;
+    }
+
+    /// Whether both threads stand at the same place of the same calls.
+    pub(super) fn beside(&self, other: &Thread) -> bool {
+        let place = |f: &Frame| (f.function, f.pc);
+        self.frames.iter().map(place).eq(other.frames.iter().map(place))
     }
 
     pub(super) fn set(&mut self, at: Option<usize>, v: u64) {

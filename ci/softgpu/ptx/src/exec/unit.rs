@@ -259,17 +259,15 @@ impl Unit {
     /// further without them, so that as many as can are there.
     fn release_active(&mut self, b: usize, first: usize, last: usize) -> bool {
         let lanes = &mut self.blocks[b].threads[first..last];
-        let Some(place) = lanes.iter().find_map(|t| match t.state {
-            State::Active { function, pc, depth, .. } => Some((function, pc, depth)),
-            _ => None,
-        }) else {
+        let waits = |t: &Thread| matches!(t.state, State::Active { .. });
+        let Some(first) = lanes.iter().find(|t| waits(t)) else {
             return false;
         };
-        let here = |t: &Thread| matches!(t.state, State::Active { function, pc, depth, .. } if (function, pc, depth) == place);
-        let mask = lanes.iter().enumerate().fold(0u32, |m, (i, t)| m | u32::from(here(t)) << i);
-        for t in lanes.iter_mut() {
-            if let State::Active { d, function, pc, depth } = t.state
-                && (function, pc, depth) == place
+        let mask =
+            lanes.iter().enumerate().fold(0u32, |m, (i, t)| m | u32::from(waits(t) && t.beside(first)) << i);
+        for (i, t) in lanes.iter_mut().enumerate() {
+            if let State::Active { d } = t.state
+                && mask >> i & 1 == 1
             {
                 t.set(Some(d), mask.into());
                 t.state = State::Ready;
