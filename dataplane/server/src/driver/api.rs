@@ -125,6 +125,8 @@ driver! {
         fn cuCtxCreate_v2(context: *mut CUcontext, flags: u32, device: CUdevice);
         fn cuCtxDestroy_v2(context: CUcontext);
         fn cuCtxGetStreamPriorityRange(least: *mut i32, greatest: *mut i32);
+        fn cuCtxPushCurrent_v2(context: CUcontext);
+        fn cuCtxPopCurrent_v2(context: *mut CUcontext);
         fn cuCtxSetLimit(limit: u32, value: usize);
         fn cuCtxGetLimit(value: *mut usize, limit: u32);
         fn cuCtxSetCacheConfig(config: u32);
@@ -218,6 +220,22 @@ driver! {
         fn cuGraphKernelNodeGetParams_v2(node: CUgraphNode, params: *mut KernelNode);
         fn cuGraphNodeSetEnabled(exec: CUgraphExec, node: CUgraphNode, enabled: u32);
         fn cuGraphDebugDotPrint(graph: CUgraph, path: *const c_char, flags: u32);
+        fn cuGraphMemcpyNodeSetParams(node: CUgraphNode, copy: *const Memcpy3d);
+        fn cuGraphExecMemcpyNodeSetParams(exec: CUgraphExec, node: CUgraphNode, copy: *const Memcpy3d, context: CUcontext);
+        fn cuGraphMemsetNodeSetParams(node: CUgraphNode, params: *const MemsetNode);
+        fn cuGraphExecMemsetNodeSetParams(exec: CUgraphExec, node: CUgraphNode, params: *const MemsetNode, context: CUcontext);
+        fn cuGraphHostNodeSetParams(node: CUgraphNode, params: *const HostNode);
+        fn cuGraphExecHostNodeSetParams(exec: CUgraphExec, node: CUgraphNode, params: *const HostNode);
+        fn cuGraphExecChildGraphNodeSetParams(exec: CUgraphExec, node: CUgraphNode, child: CUgraph);
+        fn cuGraphEventRecordNodeSetEvent(node: CUgraphNode, event: CUevent);
+        fn cuGraphEventWaitNodeSetEvent(node: CUgraphNode, event: CUevent);
+        fn cuGraphExecEventRecordNodeSetEvent(exec: CUgraphExec, node: CUgraphNode, event: CUevent);
+        fn cuGraphExecEventWaitNodeSetEvent(exec: CUgraphExec, node: CUgraphNode, event: CUevent);
+        fn cuGraphKernelNodeSetAttribute(node: CUgraphNode, attribute: u32, value: *const StreamAttribute);
+        fn cuGraphKernelNodeGetAttribute(node: CUgraphNode, attribute: u32, value: *mut StreamAttribute);
+        fn cuGraphKernelNodeCopyAttributes(destination: CUgraphNode, source: CUgraphNode);
+        fn cuGraphChildGraphNodeGetGraph(node: CUgraphNode, graph: *mut CUgraph);
+        fn cuGraphNodeFindInClone(node: *mut CUgraphNode, original: CUgraphNode, clone: CUgraph);
 
         fn cuArray3DCreate_v2(array: *mut CUarray, descriptor: *const Array3d);
         fn cuArrayDestroy(array: CUarray);

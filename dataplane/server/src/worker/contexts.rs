@@ -5,6 +5,7 @@ use fusewire_wire::ops::{Call, Nothing, Status};
 
 use super::fences::Purpose;
 use super::gpu::{Context, Gpu};
+use super::pinned::Home;
 use crate::driver::{INVALID_DEVICE, INVALID_VALUE, NOT_READY, check};
 
 /// Flags of a context that concern the GPU: keep local memory's size. The others say how a host thread waits,
@@ -47,8 +48,10 @@ impl Gpu {
     }
 
     fn add_context(&mut self, handle: u64, context: Context) -> Result<(), Status> {
+        let device = context.device;
         self.contexts.put(handle, context);
-        let ready = self.enter(handle).and_then(|_| self.first_context());
+        let ready = self.enter(handle).and_then(|_| self.first_context(device));
+        self.admit_device(device);
         if ready.is_err() {
             // An uninitialised staging area is no context to work in. The driver's own reference stays; it is
             // given again at the next attempt.
@@ -58,11 +61,14 @@ impl Gpu {
         ready
     }
 
-    /// Once there is a context, the staging memory is registered in it.
-    fn first_context(&mut self) -> Result<(), Status> {
-        if !self.registered {
-            self.pinned.register(self.d)?;
-            self.registered = true;
+    /// Once there is a context on some device, the staging memory is registered in that device's primary one.
+    fn first_context(&mut self, device: i32) -> Result<(), Status> {
+        if self.home.is_none() {
+            let mut raw = std::ptr::null_mut();
+            // SAFETY: the result is a live pointer; the reference is kept until the process ends.
+            check(unsafe { self.d.cuDevicePrimaryCtxRetain(&raw mut raw, device) })?;
+            self.pinned.register(self.d, Home(raw))?;
+            self.home = Some(Home(raw));
         }
         Ok(())
     }

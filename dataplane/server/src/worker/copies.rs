@@ -110,7 +110,7 @@ impl Gpu {
         if data.is_empty() {
             return Ok(());
         }
-        let block = self.arena.take(self.d, data.len())?;
+        let block = self.take_block(data.len())?;
         // SAFETY: the block is at least that long and nobody else's.
         unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), block.start(), data.len()) };
         let source = block.start().cast_const().cast::<c_void>();
@@ -143,7 +143,13 @@ impl Gpu {
         let mut offset = 0;
         while offset < record.bytes {
             let bytes = (record.bytes - offset).min(slot_bytes);
-            let (slot, destination) = self.await_slot(raw)?;
+            let (slot, destination) = match self.await_slot(raw) {
+                Ok(found) => found,
+                Err(status) => {
+                    self.cancel_chunks(id, call.number);
+                    return Err(status);
+                }
+            };
             let source = record.source + offset;
             // SAFETY: the slot is registered and, where the stream has got to, free; the source was checked.
             let status = unsafe { self.d.cuMemcpyDtoHAsync_v2(destination, source, bytes as usize, raw) };
@@ -151,11 +157,24 @@ impl Gpu {
             let then = Then::Chunk { number: call.number, slot, offset, bytes: bytes as u32, last };
             if let Err(status) = self.ok(status).and_then(|()| self.after(id, then)) {
                 self.lanes.give_slot(slot);
+                self.cancel_chunks(id, call.number);
                 return Err(status);
             }
             offset += bytes;
         }
         Ok(())
+    }
+
+    /// The copy is refused half way: the client is told so, and gets none of it.
+    fn cancel_chunks(&mut self, id: StreamId, copy: u64) {
+        let Ok(stream) = self.streams.get_mut(id) else { return };
+        for pending in &mut stream.pending {
+            if let Then::Chunk { number, slot, .. } = pending.then
+                && number == copy
+            {
+                pending.then = Then::GiveSlot { slot };
+            }
+        }
     }
 
     fn copy_out_inline(
@@ -166,7 +185,7 @@ impl Gpu {
         record: &CopyOut,
     ) -> Result<(), Status> {
         let bytes = record.bytes as usize;
-        let block = self.arena.take(self.d, bytes)?;
+        let block = self.take_block(bytes)?;
         let destination = block.start().cast::<c_void>();
         // SAFETY: the block is at least that long and nobody else's until its ticket is seen; the source was
         // checked.

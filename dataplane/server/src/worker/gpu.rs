@@ -23,7 +23,7 @@ use super::memory::Memory;
 use super::modules::{Blobs, Function, Library, Module};
 use super::outgoing::Outgoing;
 use super::output::Output;
-use super::pinned::{Arena, Pinned, Words};
+use super::pinned::{Arena, Block, Home, Pinned, Words};
 use super::ranges::Ranges;
 use super::streams::{StreamId, Streams};
 use crate::driver::{Driver, INVALID_CONTEXT, INVALID_VALUE, OUT_OF_MEMORY, check, is_sticky};
@@ -89,7 +89,8 @@ pub(super) struct Gpu {
     pub(super) prints: bool,
 
     pub(super) pinned: Arc<Pinned>,
-    pub(super) registered: bool,
+    /// Where pinned memory is registered, once there is a context.
+    pub(super) home: Option<Home>,
     pub(super) words: Words,
     pub(super) arena: Arena,
     pub(super) lanes: Lanes,
@@ -142,7 +143,7 @@ impl Gpu {
             prints: false,
             words: pinned.free_words(),
             pinned,
-            registered: false,
+            home: None,
             arena: Arena::default(),
             lanes,
             memory,
@@ -207,6 +208,12 @@ impl Gpu {
             return Err(INVALID_VALUE);
         }
         if self.objects() >= MAX_OBJECTS { Err(OUT_OF_MEMORY) } else { Ok(()) }
+    }
+
+    /// A small pinned block of at least `bytes`.
+    pub(super) fn take_block(&mut self, bytes: usize) -> Result<Block, Status> {
+        let home = self.home.ok_or(INVALID_CONTEXT)?;
+        self.arena.take(self.d, home, bytes)
     }
 
     pub(super) fn misbehave(&mut self, how: String) {

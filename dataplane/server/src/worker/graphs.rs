@@ -281,7 +281,7 @@ impl Gpu {
     }
 
     /// Our names for the driver's nodes, new ones from `first` on. Gives how many are new, too.
-    fn name_nodes(
+    pub(super) fn name_nodes(
         &mut self,
         nodes: &[CUgraphNode],
         graph: CUgraph,

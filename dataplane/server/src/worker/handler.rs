@@ -484,6 +484,48 @@ impl Handler for Gpu {
         self.graph_dot(r.graph, r.flags)
     }
 
+    fn node_set_memcpy(&mut self, _: Call, r: &NodeSetMemcpy, _: &[u8]) -> Sync<NodeSetMemcpy> {
+        self.node_set_memcpy(r)?;
+        Ok(DONE)
+    }
+
+    fn node_set_memset(&mut self, _: Call, r: &NodeSetMemset, _: &[u8]) -> Sync<NodeSetMemset> {
+        self.node_set_memset(r)?;
+        Ok(DONE)
+    }
+
+    fn node_set_object(&mut self, _: Call, r: &NodeSetObject, _: &[u8]) -> Sync<NodeSetObject> {
+        self.node_set_object(r)?;
+        Ok(DONE)
+    }
+
+    fn node_set_attribute(&mut self, _: Call, r: &NodeSetAttribute, tail: &[u8]) -> Sync<NodeSetAttribute> {
+        self.node_set_attribute(r.node, r.attribute, tail)?;
+        Ok(DONE)
+    }
+
+    fn node_get_attribute(&mut self, _: Call, r: &NodeGetAttribute, _: &[u8]) -> Sync<NodeGetAttribute> {
+        self.node_get_attribute(r.node, r.attribute).map(|value| Answer::Now(Nothing {}, value))
+    }
+
+    fn node_copy_attributes(
+        &mut self,
+        _: Call,
+        r: &NodeCopyAttributes,
+        _: &[u8],
+    ) -> Sync<NodeCopyAttributes> {
+        self.node_copy_attributes(r.destination, r.source)?;
+        Ok(DONE)
+    }
+
+    fn child_graph(&mut self, _: Call, r: &ChildGraph, _: &[u8]) -> Sync<ChildGraph> {
+        self.child_graph(r.node, r.graph).map(|graph| Answer::of(ChildGraphReply { graph }))
+    }
+
+    fn node_in_clone(&mut self, _: Call, r: &NodeInClone, _: &[u8]) -> Sync<NodeInClone> {
+        self.node_in_clone(r).map(|node| Answer::of(NodeInCloneReply { node }))
+    }
+
     fn array_create(&mut self, _: Call, r: &ArrayCreate, _: &[u8]) -> Sync<ArrayCreate> {
         self.array_create(r)?;
         Ok(DONE)

@@ -22,8 +22,6 @@ use crate::driver::{Driver, INVALID_DEVICE, INVALID_VALUE, NOT_FOUND, OUT_OF_MEM
 
 /// cuMemHostRegister: portable, device-mapped.
 const MIRROR_FLAGS: u32 = 1 | 2;
-/// Host memory that one session may mirror.
-const MAX_MIRRORED: u64 = 64 << 30;
 const PAGE: u64 = 4096;
 /// Where the addresses of processes end.
 const USER_ADDRESSES: u64 = 1 << 47;
@@ -45,6 +43,8 @@ pub(super) struct Memory {
     /// Blocks that did not fit while memory was on its way back.
     waiting: VecDeque<(u64, BlockMap)>,
     mirrored: u64,
+    /// Bit d: the session has or had a context on device d, which reaches its memory.
+    active: u64,
 }
 
 impl Memory {
@@ -88,6 +88,13 @@ impl Memory {
     }
 }
 
+/// Bytes of memory that this machine has.
+fn physical_memory() -> u64 {
+    // SAFETY: two plain questions to the C library.
+    let (pages, bytes) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+    u64::try_from(pages).unwrap_or(0).saturating_mul(u64::try_from(bytes).unwrap_or(0))
+}
+
 fn can_access(d: &Driver, device: i32, peer: i32) -> bool {
     let mut can = 0;
     // SAFETY: a live integer.
@@ -122,7 +129,7 @@ impl Gpu {
         let size = bytes as usize;
         let prop = AllocationProp::on_device(device_number);
         let access: Vec<AccessDesc> = std::iter::once(device_number)
-            .chain((0..64).filter(|peer| device.peers & 1 << peer != 0))
+            .chain((0..64).filter(|peer| device.peers & self.memory.active & 1 << peer != 0))
             .map(|id| AccessDesc { location: Location { kind: 1, id }, flags: READ_WRITE })
             .collect();
         // SAFETY: every pointer is live; the address was checked to be free and inside our reservation.
@@ -143,6 +150,24 @@ impl Gpu {
         self.ok(status.err().unwrap_or(0))?;
         self.ranges.add(Range { start: address, bytes, kind: Kind::Block { context: record.context } });
         Ok(())
+    }
+
+    /// The session uses a device: it is given access to what the session has on its peers.
+    pub(super) fn admit_device(&mut self, device: i32) {
+        if self.memory.active & 1 << device != 0 {
+            return;
+        }
+        self.memory.active |= 1 << device;
+        let access = AccessDesc { location: Location { kind: 1, id: device }, flags: READ_WRITE };
+        for range in self.ranges.blocks() {
+            let Kind::Block { context } = range.kind else { continue };
+            let owner = self.contexts.get(context).and_then(|context| self.memory.device(context.device));
+            if owner.is_ok_and(|owner| owner.peers & 1 << device != 0) {
+                // SAFETY: a whole mapping of ours, a live description. Without the access, a copy between the
+                // two goes through the host.
+                unsafe { self.d.cuMemSetAccess(range.start, range.bytes as usize, &raw const access, 1) };
+            }
+        }
     }
 
     /// Memory has come back: blocks that waited for it are tried again.
@@ -264,7 +289,8 @@ impl Gpu {
         if !sane || !start.is_multiple_of(PAGE) || !bytes.is_multiple_of(PAGE) {
             return Err(INVALID_VALUE);
         }
-        if self.memory.mirrored.saturating_add(bytes) > MAX_MIRRORED {
+        // Pinned memory is the whole machine's: one session gets a quarter of it at most.
+        if self.memory.mirrored.saturating_add(bytes) > physical_memory() / 4 {
             return Err(OUT_OF_MEMORY);
         }
         if !self.ranges.is_free(start, bytes) {

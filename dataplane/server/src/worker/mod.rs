@@ -15,6 +15,7 @@ mod contexts;
 mod copies;
 mod fences;
 mod gpu;
+mod graph_params;
 mod graphs;
 mod handler;
 mod handles;

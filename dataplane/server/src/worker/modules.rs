@@ -219,7 +219,7 @@ fn read_options(tail: &mut &[u8], count: u32) -> Result<Vec<(u32, u64)>, Status>
 
 /// A name that came as a tail, padded with zeros.
 fn name(tail: &[u8]) -> Result<&CStr, Status> {
-    CStr::from_bytes_until_nul(tail).or_else(|_| Err(INVALID_VALUE))
+    CStr::from_bytes_until_nul(tail).map_err(|_| INVALID_VALUE)
 }
 
 /// A name that fills its tail to the last byte has no NUL after it.

@@ -9,6 +9,7 @@ use std::ffi::c_void;
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use cudarc::driver::sys::CUcontext;
 use memmap2::{MmapOptions, MmapRaw};
 
 use crate::driver::{Driver, OUT_OF_MEMORY, Status, check};
@@ -25,6 +26,11 @@ pub(super) struct Plan {
     pub(super) h2d_slots: u32,
     pub(super) d2h_slots: u32,
 }
+
+/// The context in which memory is registered: a primary one that is never released, so that the memory outlives
+/// every context that the program makes and destroys.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Home(pub(super) CUcontext);
 
 /// The mapping. Shared with the bulk lanes' threads.
 #[derive(Debug)]
@@ -45,9 +51,9 @@ impl Pinned {
         self.plan
     }
 
-    /// Registers the mapping with the driver, in the current context.
-    pub(super) fn register(&self, driver: &Driver) -> Result<(), Status> {
-        register(driver, &self.map)
+    /// Registers the mapping with the driver.
+    pub(super) fn register(&self, driver: &Driver, home: Home) -> Result<(), Status> {
+        register(driver, home, &self.map)
     }
 
     fn at(&self, offset: usize) -> *mut u8 {
@@ -164,8 +170,8 @@ pub(super) struct Arena {
 }
 
 impl Arena {
-    /// A block of at least `bytes`, which must be at most 64 KiB. May register a segment in the current context.
-    pub(super) fn take(&mut self, driver: &Driver, bytes: usize) -> Result<Block, Status> {
+    /// A block of at least `bytes`, which must be at most 64 KiB. May register a segment.
+    pub(super) fn take(&mut self, driver: &Driver, home: Home, bytes: usize) -> Result<Block, Status> {
         let power = bytes.max(1).next_power_of_two().trailing_zeros().max(SMALLEST);
         if power > LARGEST {
             return Err(OUT_OF_MEMORY);
@@ -181,7 +187,7 @@ impl Arena {
             }
             let map = MmapOptions::new().len(SEGMENT).map_anon().map_err(|_| OUT_OF_MEMORY)?;
             let map = MmapRaw::from(map);
-            register(driver, &map)?;
+            register(driver, home, &map)?;
             self.segments.push(map);
             self.used = 0;
         }
@@ -199,8 +205,14 @@ impl Arena {
     }
 }
 
-fn register(driver: &Driver, map: &MmapRaw) -> Result<(), Status> {
+fn register(driver: &Driver, home: Home, map: &MmapRaw) -> Result<(), Status> {
     let start = map.as_mut_ptr().cast::<c_void>();
-    // SAFETY: the mapping is ours, whole pages, and stays until the process ends.
-    check(unsafe { driver.cuMemHostRegister_v2(start, map.len(), REGISTER_FLAGS) })
+    let mut before = std::ptr::null_mut();
+    // SAFETY: the mapping is ours, whole pages, and stays until the process ends; so does the context.
+    unsafe {
+        check(driver.cuCtxPushCurrent_v2(home.0))?;
+        let registered = check(driver.cuMemHostRegister_v2(start, map.len(), REGISTER_FLAGS));
+        check(driver.cuCtxPopCurrent_v2(&raw mut before))?;
+        registered
+    }
 }

@@ -113,6 +113,13 @@ impl Ranges {
         found
     }
 
+    /// Ordinary allocations.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = Range> {
+        let all =
+            self.by_start.iter().map(|(&start, &(end, kind))| Range { start, bytes: end - start, kind });
+        all.filter(|range| matches!(range.kind, Kind::Block { .. }))
+    }
+
     pub(super) fn len(&self) -> usize {
         self.by_start.len()
     }

@@ -60,7 +60,7 @@ pub(super) struct Pending {
     ticket: u32,
     /// Recorded before the ticket: waiting for it makes the driver flush what was printed.
     printed: Option<CUevent>,
-    then: Then,
+    pub(super) then: Then,
 }
 
 #[derive(Debug)]
@@ -90,6 +90,10 @@ pub(super) enum Then {
         offset: u64,
         bytes: u32,
         last: bool,
+    },
+    /// A device-to-host slot is free again: its copy was given up.
+    GiveSlot {
+        slot: u32,
     },
     /// The slots of these host-to-device chunks are free again.
     Retire {
@@ -313,6 +317,7 @@ impl Gpu {
             Then::Chunk { number, slot, offset, bytes, last } => {
                 self.chunk_arrived(number, slot, offset, bytes, last, status);
             }
+            Then::GiveSlot { slot } => self.lanes.give_slot(slot),
             Then::Retire { chunks } => self.lanes.retire(chunks, status),
             Then::HostCall { number } => {
                 if status == 0 {

@@ -50,10 +50,15 @@ pub struct Worker {
     pub daemon: DaemonEnd,
 }
 
-/// The software GPU, which the build puts next to this program.
-pub fn softgpu() -> PathBuf {
+/// The driver: the software GPU, which the build puts next to this program, unless the environment names another.
+pub fn driver() -> PathBuf {
     let here = std::env::current_exe().unwrap();
-    here.parent().unwrap().join("libsoftgpu.so")
+    let softgpu = || here.parent().unwrap().join("libsoftgpu.so");
+    std::env::var_os("FUSEWIRE_TEST_DRIVER").map_or_else(softgpu, PathBuf::from)
+}
+
+pub fn is_softgpu() -> bool {
+    std::env::var_os("FUSEWIRE_TEST_DRIVER").is_none()
 }
 
 impl Worker {
@@ -119,7 +124,7 @@ pub struct Client {
 
 impl Client {
     pub fn open(setup: &Setup) -> Self {
-        let worker = Worker::start(&softgpu(), &setup.environment);
+        let worker = Worker::start(&driver(), &setup.environment);
         assert!(matches!(worker.hear(), FromWorker::Ready { .. }));
         let (command, theirs) = connection();
         let config = ClientConfig { lanes: setup.lanes, ..ClientConfig::default() };

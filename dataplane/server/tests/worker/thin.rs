@@ -1,7 +1,6 @@
 //! What works: the thinnest whole path, and every kind of copy.
 
 use fusewire_server::control::{FromWorker, Staging};
-use fusewire_wire::ops::table::*;
 
 use crate::Test;
 use crate::client::{Client, Setup};
@@ -34,7 +33,7 @@ pub const ADD: &str = "
 
 fn the_thin_path() {
     let mut client = Client::open(&Setup::default());
-    assert_eq!(client.snapshot.devices.len(), 2);
+    assert_eq!(client.snapshot.devices.len() >= 2, crate::client::is_softgpu());
     assert_eq!(client.snapshot.devices[0].attribute(88), Some(0), "no pageable access across a link");
     let context = client.context();
     let stream = client.stream(context);
