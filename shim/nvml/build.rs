@@ -40,6 +40,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("cargo::error=src/api: {name} is not in abi/functions.txt");
     }
     let all: Vec<&str> = known.into_iter().collect();
-    writeln!(out, "/// Every function of the interface, in order.\npub const FUNCTIONS: &[&str] = &{all:?};")?;
+    writeln!(
+        out,
+        "/// Every function of the interface, in order.\npub const FUNCTIONS: &[&str] = &{all:?};"
+    )?;
     Ok(fs::write(PathBuf::from(env::var("OUT_DIR")?).join("stubs.rs"), out)?)
 }

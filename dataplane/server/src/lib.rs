@@ -3,5 +3,6 @@
 pub mod control;
 pub mod daemon;
 pub mod driver;
+pub mod nvml;
 pub mod placement;
 pub mod worker;

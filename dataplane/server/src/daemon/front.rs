@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use fusewire_wire::hello::{Hello, Lines, Refusal, RefusedReason, Welcome};
 use fusewire_wire::inventory::{self, Inventory};
 use futures_lite::{AsyncReadExt, AsyncWriteExt, future};
-use glommio::channels::local_channel::{self, LocalSender};
+use glommio::channels::local_channel::{self, LocalReceiver, LocalSender};
 use glommio::channels::shared_channel::{ConnectedReceiver, ConnectedSender, SharedReceiver, SharedSender};
 use glommio::net::{TcpListener, TcpStream, UnixStream};
 use glommio::timer::{sleep, timeout};
@@ -28,6 +28,7 @@ use super::hello::{self, Request};
 use super::log::{Log, clean};
 use super::pool::{FromPool, ToPool};
 use crate::control::Open;
+use crate::nvml::{Latest, Reader};
 
 /// How long a greeting may take.
 const HELLO_LIMIT: Duration = Duration::from_secs(5);
@@ -41,6 +42,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const FRESH: Duration = Duration::from_millis(250);
 /// How long a query waits for a fresh inventory before it gets the old one.
 const REFRESH_LIMIT: Duration = Duration::from_millis(300);
+/// The same while NVML has yet to be opened, which takes its time.
+const OPEN_LIMIT: Duration = Duration::from_secs(2);
 /// Refusals written to the log in any one second; a flood of strangers is not a flood of lines.
 const REFUSALS_PER_SECOND: u32 = 20;
 
@@ -54,6 +57,8 @@ pub(super) struct Setup {
     pub(super) signals: StdStream,
     /// One pair of channels per GPU.
     pub(super) links: Vec<(SharedSender<ToPool>, SharedReceiver<FromPool>)>,
+    /// Who reads live figures, and where its word comes in.
+    pub(super) reader: Option<(Reader, StdStream)>,
 }
 
 struct Front {
@@ -64,6 +69,10 @@ struct Front {
     sessions: HashMap<[u64; 2], usize>,
     inventory: Inventory,
     taken: Instant,
+    /// Who reads live figures; until then, or without, a worker says what it can.
+    reader: Option<Reader>,
+    /// Whether the inventory has such figures.
+    read: bool,
     /// Queries that wait for a fresh inventory.
     asking: Vec<LocalSender<()>>,
     greetings: usize,
@@ -76,7 +85,8 @@ type Shared = Rc<RefCell<Front>>;
 
 /// Runs until a signal says stop and all sessions are closed.
 pub(super) async fn run(setup: Setup) {
-    let Setup { options, log, inventory, listener, address, signals, links } = setup;
+    let Setup { options, log, inventory, listener, address, signals, links, reader } = setup;
+    let (reader, readings) = reader.unzip();
     let mut pools = Vec::new();
     let mut events = Vec::new();
     for (sender, receiver) in links {
@@ -91,6 +101,8 @@ pub(super) async fn run(setup: Setup) {
         sessions: HashMap::new(),
         inventory,
         taken: now,
+        reader,
+        read: false,
         asking: Vec::new(),
         greetings: 0,
         refusals: (0, 0),
@@ -99,6 +111,11 @@ pub(super) async fn run(setup: Setup) {
     }));
     let listening: Vec<_> =
         events.into_iter().map(|events| spawn_local(hear(Rc::clone(&front), events)).detach()).collect();
+    if let Some(readings) = readings {
+        // SAFETY: the descriptor is given away whole by the value that owned it.
+        let readings = unsafe { UnixStream::from_raw_fd(readings.into_raw_fd()) };
+        spawn_local(hear_reader(Rc::clone(&front), readings)).detach();
+    }
     // SAFETY: both descriptors are given away whole by the values that owned them.
     let (listener, mut signals) = unsafe {
         (TcpListener::from_raw_fd(listener.into_raw_fd()), UnixStream::from_raw_fd(signals.into_raw_fd()))
@@ -178,6 +195,27 @@ async fn hear(front: Shared, events: ConnectedReceiver<FromPool>) {
     }
 }
 
+/// Takes in what was read of live figures.
+async fn hear_reader(front: Shared, mut readings: UnixStream) {
+    let mut byte = [0; 1];
+    while readings.read(&mut byte).await.is_ok_and(|got| got > 0) {
+        let mut at = front.borrow_mut();
+        match at.reader.as_ref().and_then(Reader::take) {
+            Some(Latest::Read(inventory)) => {
+                at.inventory = inventory;
+                at.taken = Instant::now();
+                at.read = true;
+            }
+            Some(Latest::Absent(why)) => {
+                at.log.info(&format!("no live figures of the GPUs ({why})"));
+                at.reader = None;
+            }
+            None => {}
+        }
+        at.asking.clear();
+    }
+}
+
 /// One connection, from accept until it is passed on, answered or refused.
 async fn greet(front: &Shared, mut stream: TcpStream) {
     let peer = stream.peer_addr().map_or_else(|_| "?".to_owned(), |peer| peer.to_string());
@@ -220,29 +258,16 @@ async fn refuse(stream: &mut TcpStream, refusal: &Refusal) {
     .await;
 }
 
-/// Answers with the inventory, fresh if a worker is idle to make it so.
+/// Answers with the inventory, fresh if somebody can make it so.
 async fn answer_query(front: &Shared, stream: &mut TcpStream) -> Result<(), Refusal> {
-    let asked = {
-        let mut at = front.borrow_mut();
-        if at.taken.elapsed() < FRESH {
-            None
-        } else {
-            let first = at.asking.is_empty();
-            let (sender, receiver) = local_channel::new_bounded(1);
-            at.asking.push(sender);
-            if first && let Some(pool) = at.pools.first() {
-                // If the pool is too busy to listen, the old inventory will do.
-                let _ = pool.try_send(ToPool::Refresh);
-            }
-            Some(receiver)
-        }
-    };
-    if let Some(receiver) = asked {
-        let answered =
-            timeout(REFRESH_LIMIT, async { Ok::<_, GlommioError<()>>(receiver.recv().await) }).await;
+    // Twice: the reader of figures may turn out to have none, and then a worker is asked.
+    for _ in 0..2 {
+        let Some((answer, limit)) = front.borrow_mut().ask() else { break };
+        let answered = timeout(limit, async { Ok::<_, GlommioError<()>>(answer.recv().await) }).await;
         if answered.is_err() {
             // Nobody is idle. The next query asks again.
             front.borrow_mut().asking.clear();
+            break;
         }
     }
     let bytes = {
@@ -259,6 +284,24 @@ async fn answer_query(front: &Shared, stream: &mut TcpStream) -> Result<(), Refu
 }
 
 impl Front {
+    /// Asks for a fresh inventory, unless it is fresh: what ends when it has come, and how long to wait.
+    fn ask(&mut self) -> Option<(LocalReceiver<()>, Duration)> {
+        let complete = self.read || self.reader.is_none();
+        if complete && self.taken.elapsed() < FRESH {
+            return None;
+        }
+        let first = self.asking.is_empty();
+        let (sender, receiver) = local_channel::new_bounded(1);
+        self.asking.push(sender);
+        match (&self.reader, self.pools.first()) {
+            (Some(reader), _) => reader.ask(),
+            // If the pool is too busy to listen, the old inventory will do.
+            (None, Some(pool)) if first => drop(pool.try_send(ToPool::Refresh)),
+            _ => {}
+        }
+        Some((receiver, if complete { REFRESH_LIMIT } else { OPEN_LIMIT }))
+    }
+
     /// Admits a session and passes its socket to the pool with the fewest.
     fn open(
         &mut self,

@@ -1,8 +1,9 @@
 //! `fusewire serve`: listens, admits, and starts a worker process per session.
 //!
-//! The daemon never loads the driver and never sees a session's traffic: it
+//! The daemon never loads the CUDA driver and never sees a session's traffic: it
 //! reads the first message of a connection, decides, and passes the socket to
-//! a worker. What it knows of the devices, a worker has told it.
+//! a worker. What it knows of the devices, a worker has told it, and NVML
+//! (`crate::nvml`) where there is one.
 //!
 //! ```text
 //! front (one executor)   accept → hello → admit ──┐ sockets
@@ -32,6 +33,7 @@ use glommio::channels::shared_channel;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement as Pin};
 
 use crate::control::{ControlError, FromWorker, Staging};
+use crate::nvml::{self, Reader};
 use crate::placement::{self, Placement};
 use log::Log;
 use process::Worker;
@@ -116,7 +118,9 @@ fn run(options: ServeOptions, log: &Log) -> Result<(), Failure> {
             .push(spawn(&format!("gpu{index}"), gpu.executor, move || pool::run(setup, for_pool, to_front))?);
         links.push((commands, events));
     }
-    let front = front::Setup { options, log: log.clone(), inventory, listener, address, signals, links };
+    // Figures are worth having, and nothing depends on them.
+    let reader = Reader::start(inventory.clone(), nvml::DEFAULT_LIBRARY.into()).ok();
+    let front = front::Setup { options, log: log.clone(), inventory, listener, address, signals, links, reader };
     let executor = builder("front", placement.front)
         .make()
         .or_else(|_| builder("front", None).make())
