@@ -349,6 +349,30 @@ crate::ops! {
     /// The reply's tail: the text of the DOT file.
     sync 0x0726 GraphDot graph_dot ["cuGraphDebugDotPrint"]
         { graph: using Graph, flags: u32, reserved: u32 };
+    /// As `AddMemcpyNode`, for a node that there is; `exec` as `NodeSetKernel`'s.
+    sync 0x0727 NodeSetMemcpy node_set_memcpy ["cuGraphMemcpyNodeSetParams", "cuGraphExecMemcpyNodeSetParams", "cuGraphNodeSetParams", "cuGraphExecNodeSetParams"]
+        { node: using GraphNode, exec: opt GraphExec, context: using Context, destination: u64, destination_pitch: u64, destination_height: u64, source: u64, source_pitch: u64, source_height: u64, width: u64, height: u64, depth: u64 };
+    /// As `AddMemsetNode`, for a node that there is; `exec` as `NodeSetKernel`'s.
+    sync 0x0728 NodeSetMemset node_set_memset ["cuGraphMemsetNodeSetParams", "cuGraphExecMemsetNodeSetParams", "cuGraphNodeSetParams", "cuGraphExecNodeSetParams"]
+        { node: using GraphNode, exec: opt GraphExec, context: using Context, destination: u64, pitch: u64, width: u64, height: u64, value: u32, element: u32 };
+    /// `kind`, `object` and `function` as `AddNode`'s, but 0; `exec` as `NodeSetKernel`'s. A child graph has no
+    /// parameters outside of an executable graph.
+    sync 0x0729 NodeSetObject node_set_object ["cuGraphHostNodeSetParams", "cuGraphExecHostNodeSetParams", "cuGraphExecChildGraphNodeSetParams", "cuGraphEventRecordNodeSetEvent", "cuGraphEventWaitNodeSetEvent", "cuGraphExecEventRecordNodeSetEvent", "cuGraphExecEventWaitNodeSetEvent", "cuGraphNodeSetParams", "cuGraphExecNodeSetParams"]
+        { node: using GraphNode, exec: opt GraphExec, object: u64, function: u64, kind: u32, reserved: u32 };
+    /// The tail: the 64 bytes of the `CUkernelNodeAttrValue`.
+    sync 0x072a NodeSetAttribute node_set_attribute ["cuGraphKernelNodeSetAttribute"]
+        { node: using GraphNode, attribute: u32, reserved: u32 };
+    /// The reply's tail: the 64 bytes of the `CUkernelNodeAttrValue`.
+    sync 0x072b NodeGetAttribute node_get_attribute ["cuGraphKernelNodeGetAttribute"]
+        { node: using GraphNode, attribute: u32, reserved: u32 };
+    sync 0x072c NodeCopyAttributes node_copy_attributes ["cuGraphKernelNodeCopyAttributes"]
+        { destination: using GraphNode, source: using GraphNode };
+    /// Names the graph inside a node: `graph`, unless it has a name already.
+    sync 0x072d ChildGraph child_graph ["cuGraphChildGraphNodeGetGraph"]
+        { node: using GraphNode, graph: u64 } -> ChildGraphReply { graph: u64 };
+    /// The reply: the node of the clone, named `first_node` if it has no name yet.
+    sync 0x072e NodeInClone node_in_clone ["cuGraphNodeFindInClone"]
+        { node: using GraphNode, clone: using Graph, first_node: u64 } -> NodeInCloneReply { node: u64 };
 
     // Arrays, textures, tensor maps.
 
