@@ -4,6 +4,7 @@
 //! whose driver made most of them in captures.
 
 use std::ffi::c_void;
+use std::sync::Arc;
 
 use fusewire_wire::ops::Dim3;
 use fusewire_wire::ops::table::{
@@ -23,28 +24,27 @@ use crate::runtime::rect::{Extent, Offset, Pitch};
 use crate::runtime::session::{Pending, lock};
 use crate::runtime::stats::counter;
 use crate::runtime::{self, Runtime, copies, current, handles, mirror};
-use std::sync::Arc;
 
 use super::arguments::{give, need};
 use super::copy_rect::{Copy, Memcpy3D};
 use super::graph_edges::{edges_are_ordinary, node_list};
 
 // CUgraphNodeType of cuda.h.
-const KERNEL: u32 = 0;
-const MEMCPY: u32 = 1;
-const MEMSET: u32 = 2;
-const HOST: u32 = 3;
-const GRAPH: u32 = 4;
+pub(crate) const KERNEL: u32 = 0;
+pub(crate) const MEMCPY: u32 = 1;
+pub(crate) const MEMSET: u32 = 2;
+pub(crate) const HOST: u32 = 3;
+pub(crate) const GRAPH: u32 = 4;
 const EMPTY: u32 = 5;
-const WAIT_EVENT: u32 = 6;
-const EVENT_RECORD: u32 = 7;
+pub(crate) const WAIT_EVENT: u32 = 6;
+pub(crate) const EVENT_RECORD: u32 = 7;
 
 // Kinds of `AddNode`.
 const ADD_EMPTY: u32 = 0;
-const ADD_HOST: u32 = 1;
-const ADD_GRAPH: u32 = 2;
-const ADD_EVENT_RECORD: u32 = 3;
-const ADD_EVENT_WAIT: u32 = 4;
+pub(crate) const ADD_HOST: u32 = 1;
+pub(crate) const ADD_GRAPH: u32 = 2;
+pub(crate) const ADD_EVENT_RECORD: u32 = 3;
+pub(crate) const ADD_EVENT_WAIT: u32 = 4;
 
 /// `CUDA_KERNEL_NODE_PARAMS_v1`, as cuda.h lays it out.
 #[repr(C)]
@@ -148,7 +148,7 @@ impl New {
 }
 
 /// The context that a program names, or the thread's.
-fn context_of(named: CUcontext) -> Result<Arc<Context>, CUresult> {
+pub(crate) fn context_of(named: CUcontext) -> Result<Arc<Context>, CUresult> {
     if named.is_null() { current::sound_context() } else { handles::context(named) }
 }
 
@@ -199,7 +199,7 @@ impl Kernel {
 }
 
 /// Host memory that replays use from now on.
-fn add_ranges(host: &std::sync::Mutex<runtime::objects::HostUse>, ranges: &[(u64, u64)]) {
+pub(crate) fn add_ranges(host: &std::sync::Mutex<runtime::objects::HostUse>, ranges: &[(u64, u64)]) {
     let mut host = lock(host);
     for range in ranges {
         if !host.ranges.contains(range) {
@@ -262,16 +262,16 @@ pub unsafe extern "C" fn cuGraphAddKernelNode(
 }
 
 /// What a copy between pitched memory comes to, as the server takes it.
-struct Linear {
-    destination: (u64, Pitch),
-    source: (u64, Pitch),
-    extent: Extent,
-    ranges: Vec<(u64, u64)>,
+pub(crate) struct Linear {
+    pub(crate) destination: (u64, Pitch),
+    pub(crate) source: (u64, Pitch),
+    pub(crate) extent: Extent,
+    pub(crate) ranges: Vec<(u64, u64)>,
 }
 
 impl Linear {
     /// Reads a copy, its host sides mirrored. Arrays are not carried.
-    fn read(runtime: &Runtime, context: &Context, given: &Memcpy3D) -> Result<Self, CUresult> {
+    pub(crate) fn read(runtime: &Runtime, context: &Context, given: &Memcpy3D) -> Result<Self, CUresult> {
         let copy = Copy::read(runtime, given)?;
         if copy.extent.is_empty() {
             return Err(CUDA_ERROR_INVALID_VALUE);
@@ -327,7 +327,7 @@ pub unsafe extern "C" fn cuGraphAddMemcpyNode(
 }
 
 /// Checks what a memset touches.
-fn check_memset(runtime: &Runtime, given: &MemsetParams) -> Result<(), CUresult> {
+pub(crate) fn check_memset(runtime: &Runtime, given: &MemsetParams) -> Result<(), CUresult> {
     if !matches!(given.element, 1 | 2 | 4) || given.width == 0 || given.height == 0 {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
@@ -485,19 +485,19 @@ pub unsafe extern "C" fn cuGraphAddEventWaitNode(
 /// `CUDA_MEMCPY_NODE_PARAMS`, as cuda.h lays it out.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct MemcpyParams {
-    flags: i32,
-    reserved: i32,
-    context: CUcontext,
-    copy: Memcpy3D,
+pub(crate) struct MemcpyParams {
+    pub(crate) flags: i32,
+    pub(crate) reserved: i32,
+    pub(crate) context: CUcontext,
+    pub(crate) copy: Memcpy3D,
 }
 
 /// `CUDA_MEMSET_NODE_PARAMS_v2`, as cuda.h lays it out.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct MemsetParamsV2 {
-    v1: MemsetParams,
-    context: CUcontext,
+pub(crate) struct MemsetParamsV2 {
+    pub(crate) v1: MemsetParams,
+    pub(crate) context: CUcontext,
 }
 
 const _: () = assert!(size_of::<MemcpyParams>() == 216 && size_of::<MemsetParamsV2>() == 48);
@@ -533,14 +533,16 @@ unsafe fn add(runtime: &Runtime, new: New, params: &NodeParams) -> Result<(), CU
             new.done(EMPTY, Made::Other)
         }
         WAIT_EVENT | EVENT_RECORD => add_event(runtime, new, handles::pointer(params.room[0]), params.kind),
-        _ => {
-            crate::abi::report(&format!(
-                "graph nodes of type {} are not supported; returned CUDA_ERROR_NOT_SUPPORTED",
-                params.kind
-            ));
-            Err(CUDA_ERROR_NOT_SUPPORTED)
-        }
+        other => refuse_kind(other),
     }
+}
+
+/// Says once that nodes of a type are not carried.
+pub(crate) fn refuse_kind(kind: u32) -> Result<(), CUresult> {
+    crate::abi::report(&format!(
+        "graph nodes of type {kind} are not supported; returned CUDA_ERROR_NOT_SUPPORTED"
+    ));
+    Err(CUDA_ERROR_NOT_SUPPORTED)
 }
 
 /// `edges` may be NULL.
@@ -589,7 +591,7 @@ pub unsafe extern "C" fn cuGraphDestroyNode(node: CUgraphNode) -> CUresult {
 }
 
 /// `CUgraphNodeType` of a node, asked for once.
-fn kind(runtime: &Runtime, node: &Node) -> Result<u32, CUresult> {
+pub(crate) fn kind(runtime: &Runtime, node: &Node) -> Result<u32, CUresult> {
     if let Some(kind) = node.kind.get() {
         return Ok(*kind);
     }
@@ -683,7 +685,7 @@ pub unsafe extern "C" fn cuGraphKernelNodeGetParams(
 ///
 /// # Safety
 /// As [`Kernel::read`].
-unsafe fn set_kernel(
+pub(crate) unsafe fn set_kernel(
     runtime: &Runtime,
     exec: Option<CUgraphExec>,
     node: CUgraphNode,
