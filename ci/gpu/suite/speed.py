@@ -1,0 +1,119 @@
+"""Speed against native: two processes that stay, native and remote, and measure in turns."""
+
+import json
+import queue
+import statistics
+import subprocess
+import threading
+import time
+
+from .runner import end_group
+
+MARK = "FIGURES "
+# What the issue asks: (at least this ratio to native, at least this figure). Larger ratios are faster.
+ASKED = {
+    "resnet50_fp32_32_ms": (0.90, None),
+    "resnet50_fp32_128_ms": (0.97, None),
+    "launch_issue_us": (1.0, None),
+    "add_issue_us": (1.0, None),
+    "pinned_h2d_gbs": (None, 4.0),
+    "pinned_d2h_gbs": (None, 4.0),
+}
+
+
+class Process:
+    """One `speed.py`, ready to measure when told."""
+
+    def __init__(self, suite, check, side):
+        runner = suite.runner
+        argv = runner.program(check.file, ["--quick"] if suite.options.quick else [], runner.out / "speed.unused")[:-2]
+        argv = runner.remote_argv(argv) if side == "remote" else runner.native_argv(argv)
+        self.side, self.command = side, runner.shown(argv)
+        self.log = runner.out / f"{check.name}.{side}.log"
+        self.file = open(self.log, "wb")
+        self.lines = queue.Queue()
+        self.process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.file,
+            env=runner.environment(check.name, side), start_new_session=True,
+        )
+        threading.Thread(target=self.listen, daemon=True).start()
+
+    def listen(self):
+        for line in self.process.stdout:
+            text = line.decode(errors="replace")
+            if text.startswith(MARK):
+                self.lines.put(json.loads(text[len(MARK):]))
+        self.lines.put(None)
+
+    def figures(self, end):
+        """The next line of figures. Raises RuntimeError when none comes in time."""
+        try:
+            found = self.lines.get(timeout=max(0.1, end - time.monotonic()))
+        except queue.Empty:
+            raise RuntimeError(f"{self.side}: no figures in time") from None
+        if found is None:
+            raise RuntimeError(f"{self.side}: ended with exit code {self.process.wait()}")
+        return found
+
+    def turn(self, end):
+        try:
+            self.process.stdin.write(b"turn\n")
+            self.process.stdin.flush()
+        except OSError:
+            pass  # It has ended; the next line tells.
+        return self.figures(end)
+
+    def stop(self):
+        try:
+            self.process.stdin.close()
+            self.process.wait(20)
+        except (OSError, subprocess.TimeoutExpired):
+            end_group(self.process)
+        self.file.close()
+
+
+def speed(suite, check, only):
+    rounds = 3 if suite.options.quick else 5
+    end = time.monotonic() + check.timeout
+    processes, figures, failure = [], {"native": [], "remote": []}, None
+    try:
+        # One after the other: each tunes itself with the card to itself.
+        for side in ("native", "remote"):
+            processes.append(Process(suite, check, side))
+            processes[-1].figures(end)
+        for turn in range(rounds):
+            # Who goes first alternates.
+            for process in processes if turn % 2 == 0 else processes[::-1]:
+                figures[process.side].append(process.turn(end))
+    except RuntimeError as error:
+        failure = str(error)
+    finally:
+        for process in processes:
+            process.stop()
+    whole = min(len(figures["native"]), len(figures["remote"]))
+    commands = {f"{process.side}_command": process.command for process in processes}
+    if failure:
+        tail = processes[-1].log.read_text(errors="replace")[-3000:]
+        suite.record.add("speed", False, detail=f"{failure} after {whole} whole rounds", tail=tail, **commands)
+    names = figures["native"][0] if whole else {}
+    for name in names:
+        judge(suite, check, name, *([row[name] for row in figures[side][:whole]] for side in ("native", "remote")), commands)
+
+
+def judge(suite, check, name, native, remote, commands):
+    """Times are better when smaller, rates (_gbs) when larger; a ratio is always better when larger."""
+    rate = name.endswith("_gbs")
+    ratios = [r / n if rate else n / r for n, r in zip(native, remote)]
+    left, right = statistics.median(native), statistics.median(remote)
+    ratio = right / left if rate else left / right
+    least_ratio, least = ASKED.get(name, (None, None))
+    passed = None
+    detail = f"ratio {min(ratios):.3f} to {max(ratios):.3f} over {len(ratios)} rounds"
+    if least_ratio is not None:
+        passed, detail = ratio >= least_ratio, f"{detail}; asked {least_ratio}"
+    if least is not None:
+        passed, detail = right >= least, f"{detail}; asked {least} GB/s"
+    suite.record.add(
+        name, passed, left, right, ratio, detail=detail, show=True, native_rounds=native, remote_rounds=remote,
+        command=f"ci/gpu-suite --only {check.name}", **commands,
+    )
