@@ -27,7 +27,7 @@ const SPIN_FEW_CORES: Duration = Duration::from_micros(100);
 const SPIN: Duration = Duration::from_millis(2);
 /// Pauses between polls, after that. They grow with the time without progress.
 const SHORTEST_PAUSE: Duration = Duration::from_micros(20);
-const LONGEST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_micros(500);
 /// Frames under way beyond which events are gathered instead of sent.
 const FRAMES_UNDER_WAY: usize = 4;
 /// How long the last word may take to leave.
@@ -179,7 +179,7 @@ impl Shard {
             if idle < self.spin {
                 return Wait::No;
             }
-            return Wait::AtMost((idle / 100).clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
+            return Wait::AtMost((idle / 400).clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
         }
         if self.bulk_ended.is_some() || self.gpu.lanes.ended().is_some() {
             return Wait::AtMost(LANES_CLOSE / 10);

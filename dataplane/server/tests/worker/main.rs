@@ -14,6 +14,7 @@
 
 mod bad_input;
 mod client;
+mod measure;
 mod objects;
 mod thin;
 mod trouble;
@@ -40,14 +41,16 @@ fn main() -> ExitCode {
         let driver = args.get(2).map(PathBuf::from);
         return fusewire_server::worker::main(&WorkerOptions { control_fd: 3, driver });
     }
-    let tests = [thin::TESTS, objects::TESTS, bad_input::TESTS, trouble::TESTS].concat();
+    let tests =
+        [thin::TESTS, objects::TESTS, bad_input::TESTS, trouble::TESTS, measure::MEASUREMENTS].concat();
     let trials = tests.into_iter().map(|(name, test)| {
-        let ignored = NEED_SOFTGPU.contains(&name) && !client::is_softgpu();
+        let ordered = NEED_SOFTGPU.contains(&name) && !client::is_softgpu();
+        let measured = measure::MEASUREMENTS.iter().any(|measurement| measurement.0 == name);
         let run = move || {
             test();
             Ok::<(), Failed>(())
         };
-        Trial::test(name, run).with_ignored_flag(ignored)
+        Trial::test(name, run).with_ignored_flag(ordered || measured)
     });
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
 }
