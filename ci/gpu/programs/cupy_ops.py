@@ -52,7 +52,7 @@ def elementwise_kernel():
 def reductions():
     x = numbers(300, 400)
     a = cupy.asarray(x)
-    kernel = cupy.ReductionKernel("T x", "T y", "x * x", "a + b", "y = sqrt(a)", "0", "norm")
+    kernel = cupy.ReductionKernel("T x", "T y", "x * x", "a + b", "y = sqrt(a)", "0", "root_of_squares")
     same(kernel(a), numpy.sqrt((x * x).sum()), 1e-12, "the norm")
     same(a.sum(axis=1), x.sum(axis=1), 1e-12, "sums of rows")
     return [a.sum(), a.max(axis=0), a.argmin(), a.cumsum(), kernel(a, axis=0), a.std()]

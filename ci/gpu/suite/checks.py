@@ -40,11 +40,39 @@ def pair(suite, check, only):
     native = suite.options.keep_native and suite.runner.earlier(check.name, check.file, arguments)
     if not native:
         native = suite.runner.run(check.name, "native", check.file, arguments, check.timeout)
-    remote = suite.runner.run(
-        check.name, "remote", check.file, arguments, check.timeout, device_file=check.device_file
-    )
+    remote = persistent(suite, check, arguments, list(native.results))
     suite.record.versions.update(native.content.get("versions", {}))
     judge(suite, check, native, remote)
+
+
+AGAIN = 4
+
+
+def persistent(suite, check, arguments, names):
+    """Runs a program remotely; after a crash once more with what it had not come to, so that one check
+    that takes the program with it does not hide the others."""
+    found, trouble, first, rest = {}, [], None, arguments
+    for attempt in range(AGAIN):
+        side = f"remote.{attempt}" if attempt else "remote"
+        run = suite.runner.run(check.name, side, check.file, rest, check.timeout, device_file=check.device_file)
+        first = first or run
+        found.update(run.results)
+        if not run.trouble:
+            break
+        trouble.append(run)
+        culprit = run.content.get("running")
+        if not culprit:
+            break
+        found[culprit] = {"error": run.trouble, "seconds": run.seconds, "tail": run.tail()}
+        left = [name for name in names if name not in found]
+        if not left or (run.code == "timeout" and attempt):
+            break
+        # A program's later --only overrides the earlier one.
+        rest = [*arguments, "--only", ",".join(left)]
+    first.results = found
+    # What is charged to a check is not the program's trouble as well.
+    first.excused = bool(trouble) and all(run.content.get("running") for run in trouble)
+    return first
 
 
 def judge(suite, check, native, remote):
@@ -54,7 +82,7 @@ def judge(suite, check, native, remote):
         left, right = native.results.get(name), remote.results.get(name)
         more = {
             "command": again, "native_command": native.command, "remote_command": remote.command,
-            "native_seconds": left and left["seconds"], "remote_seconds": right and right["seconds"],
+            "native_seconds": left and left.get("seconds"), "remote_seconds": right and right.get("seconds"),
         }
         missing = [
             f"{side}: {entry['error'] if entry else run.trouble or 'not run'}"
@@ -64,7 +92,7 @@ def judge(suite, check, native, remote):
         if missing:
             more.update(detail="; ".join(missing))
             if not right or "error" in right:
-                more.update(tail=remote.tail())
+                more.update(tail=(right or {}).get("tail") or remote.tail())
             suite.record.add(name, False, left and left.get("value"), right and right.get("value"), **more)
             continue
         how = left["compare"]
@@ -74,7 +102,7 @@ def judge(suite, check, native, remote):
         suite.record.add(
             name, passed, left["value"], right["value"], ratio, tolerance=how, detail=detail, **more
         )
-    troubles = [f"{side}: {run.trouble}" for side, run in (("native", native), ("remote", remote)) if run.trouble]
+    troubles = [f"{side}: {run.trouble}" for side, run in (("native", native), ("remote", remote)) if run.trouble and not run.excused]
     # A crash at the very end, after all results, is a failure as well.
     if troubles:
         suite.record.add(

@@ -22,7 +22,7 @@ class Record:
 
     def add(self, name, passed, native=None, remote=None, ratio=None, **more):
         """One check. `passed` is None for a figure that nothing is asked of, and for what was skipped."""
-        native, remote = (value if isinstance(value, (str, int, float)) else brief(value) for value in (native, remote))
+        native, remote = (value if value is None or isinstance(value, (str, int, float)) else brief(value) for value in (native, remote))
         verdict = {True: "PASS", False: "FAIL", None: more.get("verdict", "INFO")}[passed]
         entry = {"verdict": verdict, "native": native, "remote": remote, "ratio": ratio}
         entry.update({key: value for key, value in more.items() if key != "verdict" and value not in (None, "")})
@@ -31,7 +31,7 @@ class Record:
         line = f"{verdict} {name} native={plain(native)} remote={plain(remote)} ratio={shown}"
         detail = more.get("detail")
         if detail and (passed is not True or more.get("show")):
-            line += f"  ({detail})"
+            line += f"  ({' '.join(detail.split())[:400]})"
         entry.pop("show", None)
         with self.lock:
             self.checks[name] = entry

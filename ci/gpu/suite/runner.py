@@ -22,6 +22,7 @@ class Run:
         self.command, self.code, self.seconds, self.log = command, code, seconds, log
         self.content = content or {}
         self.results = self.content.get("results", {})
+        self.excused = False
 
     @property
     def trouble(self):
