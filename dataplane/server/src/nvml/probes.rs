@@ -233,3 +233,177 @@ fn read_fields(nvml: &Nvml, device: Handle, into: &mut DeviceInfo) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::{c_char, c_void};
+
+    use fusewire_wire::inventory::{FIGURES, text_of};
+    use zerocopy::FromZeros;
+
+    use super::*;
+
+    #[test]
+    fn each_figure_is_read_once_and_in_a_shape_that_can_be_called() {
+        let mut read = vec![F::MemoryReserved, F::MemoryTemperature, F::PowerAverage, F::PowerInstant];
+        for probe in PROBES {
+            read.extend(probe.figures);
+            let pointers = if let Shape::Each = probe.shape { probe.figures.len() } else { 1 };
+            let shape = (probe.numbers.len(), pointers);
+            assert!(matches!(shape, (0, 1 | 2 | 4) | (1 | 2, 1)), "{:?}: {shape:?}", probe.function);
+        }
+        let count = read.len();
+        read.sort_unstable();
+        read.dedup();
+        assert_eq!((count, read.len()), (FIGURES, FIGURES));
+    }
+
+    // A library that has some functions and writes no more than the real one does.
+
+    unsafe extern "C" fn plain() -> u32 {
+        0
+    }
+
+    unsafe extern "C" fn by_uuid(uuid: *const c_char, to: *mut Handle) -> u32 {
+        // SAFETY: called by the code under test with a text and a live handle.
+        let right = unsafe { std::ffi::CStr::from_ptr(uuid) } == c"GPU-1";
+        // SAFETY: as above.
+        unsafe { *to = std::ptr::without_provenance_mut(8) };
+        if right { 0 } else { 6 }
+    }
+
+    unsafe extern "C" fn temperature(_: Handle, sensor: u32, to: *mut u32) -> u32 {
+        // SAFETY: called by the code under test with room for the answer; so are those below.
+        unsafe { *to = 40 + sensor };
+        0
+    }
+
+    unsafe extern "C" fn power(_: Handle, to: *mut u32) -> u32 {
+        // SAFETY: as above.
+        unsafe { *to = 7 };
+        15
+    }
+
+    unsafe extern "C" fn ecc_errors(_: Handle, kind: u32, since: u32, to: *mut u64) -> u32 {
+        // SAFETY: as above.
+        unsafe { *to = 1 << 40 | u64::from(kind * 10 + since) };
+        0
+    }
+
+    unsafe extern "C" fn rows(_: Handle, a: *mut u32, b: *mut u32, c: *mut u32, d: *mut u32) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*a, *b, *c, *d) = (1, 2, 3, 4) };
+        0
+    }
+
+    unsafe extern "C" fn utilisation(_: Handle, to: *mut [u32; 2]) -> u32 {
+        // SAFETY: as above.
+        unsafe { *to = [98, 12] };
+        0
+    }
+
+    unsafe extern "C" fn margin(_: Handle, to: *mut [u32; 2]) -> u32 {
+        // SAFETY: as above.
+        let to = unsafe { &mut *to };
+        to[1] = -5i32 as u32;
+        if to[0] == 0x0100_0008 { 0 } else { 25 }
+    }
+
+    unsafe extern "C" fn memory(_: Handle, to: *mut [u64; 5]) -> u32 {
+        // SAFETY: as above.
+        let to = unsafe { &mut *to };
+        to[1..].copy_from_slice(&[100, 10, 60, 30]);
+        if to[0] == 0x0200_0028 { 0 } else { 25 }
+    }
+
+    unsafe extern "C" fn pci(_: Handle, to: *mut [u32; 17]) -> u32 {
+        // SAFETY: as above.
+        let to = unsafe { &mut *to };
+        for (index, word) in to.iter_mut().enumerate() {
+            *word = index as u32;
+        }
+        0
+    }
+
+    unsafe extern "C" fn fields(_: Handle, count: i32, to: *mut [u64; 5]) -> u32 {
+        for index in 0..count as usize {
+            // SAFETY: as above.
+            let field = unsafe { &mut *to.add(index) };
+            let refused = if field[0] == 82 { 3u64 << 32 } else { 0 };
+            // An int in a union: what is beside it is not part of it.
+            (field[3], field[4]) = (1 | refused, 0xdead_0000_0000 | field[0]);
+        }
+        0
+    }
+
+    unsafe extern "C" fn serial(_: Handle, to: *mut u8, length: u32) -> u32 {
+        // SAFETY: as above.
+        unsafe { std::ptr::copy_nonoverlapping(c"1650".as_ptr().cast(), to, 5.min(length as usize)) };
+        0
+    }
+
+    unsafe extern "C" fn inforom(_: Handle, object: u32, to: *mut u8, _: u32) -> u32 {
+        // SAFETY: as above.
+        unsafe { [b'1' + object as u8, 0].as_ptr().copy_to(to, 2) };
+        0
+    }
+
+    fn library(name: &CStr) -> Option<*mut c_void> {
+        Some(match name.to_bytes() {
+            b"nvmlInit_v2" | b"nvmlShutdown" => plain as *mut c_void,
+            b"nvmlDeviceGetHandleByUUID" => by_uuid as *mut c_void,
+            b"nvmlDeviceGetTemperature" => temperature as *mut c_void,
+            b"nvmlDeviceGetPowerUsage" => power as *mut c_void,
+            b"nvmlDeviceGetTotalEccErrors" => ecc_errors as *mut c_void,
+            b"nvmlDeviceGetRemappedRows" => rows as *mut c_void,
+            b"nvmlDeviceGetUtilizationRates" => utilisation as *mut c_void,
+            b"nvmlDeviceGetMarginTemperature" => margin as *mut c_void,
+            b"nvmlDeviceGetMemoryInfo_v2" => memory as *mut c_void,
+            b"nvmlDeviceGetPciInfo_v3" => pci as *mut c_void,
+            b"nvmlDeviceGetFieldValues" => fields as *mut c_void,
+            b"nvmlDeviceGetSerial" => serial as *mut c_void,
+            b"nvmlDeviceGetInforomVersion" => inforom as *mut c_void,
+            _ => return None,
+        })
+    }
+
+    #[test]
+    fn figures_are_read_and_what_fails_or_is_missing_stays_unknown() {
+        let nvml = Nvml::start(Box::new(library)).unwrap();
+        assert!(nvml.handle("GPU-2").is_none());
+        let handle = nvml.handle("GPU-1").unwrap();
+        let mut device = DeviceInfo::new_zeroed();
+        read_fixed(&nvml, handle, &mut device);
+        assert_eq!(device.figure(F::Temperature), None, "not fixed");
+        read_live(&nvml, handle, &mut device);
+        for (figure, value) in [
+            (F::Temperature, Some(40)),
+            (F::EccCorrectedAggregate, Some(1 << 40 | 1)),
+            (F::EccUncorrectedVolatile, Some(1 << 40 | 10)),
+            (F::RowsCorrected, Some(1)),
+            (F::RowsFailed, Some(4)),
+            (F::UtilisationGpu, Some(98)),
+            (F::UtilisationMemory, Some(12)),
+            (F::TemperatureMargin, Some(-5i64 as u64)),
+            (F::MemoryReserved, Some(10)),
+            (F::PciDeviceId, Some(7)),
+            (F::PciSubsystemId, Some(8)),
+            (F::PowerInstant, Some(186)),
+            (F::MemoryTemperature, None),
+            (F::PowerUsage, None),
+            (F::Energy, None),
+        ] {
+            assert_eq!(device.figure(figure), value, "{figure:?}");
+        }
+        assert_eq!((device.memory_total, device.memory_used, device.utilisation_gpu), (100, 30, 98));
+        assert!(device.knows(KNOWN_MEMORY_USED));
+        assert_eq!(text_of(&device.serial), "1650");
+        assert_eq!(device.inforom.map(|text| text_of(&text)), ["1", "2", "3"]);
+        assert_eq!(text_of(&device.vbios), "");
+    }
+
+    #[test]
+    fn a_library_that_does_not_start_is_an_error() {
+        assert!(Nvml::start(Box::new(|_| None)).is_err());
+    }
+}

@@ -144,3 +144,24 @@ impl Work {
         let _ = self.teller.write_all(&[1]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn a_missing_library_is_said_once_and_nothing_is_loaded_before() {
+        let (reader, mut told) =
+            Reader::start(Inventory::new(Vec::new()), "/nonexistent/libnvidia-ml.so.1".into()).unwrap();
+        assert!(reader.take().is_none());
+        reader.ask();
+        told.read_exact(&mut [0]).unwrap();
+        let Some(Latest::Absent(why)) = reader.take() else { panic!("something was read") };
+        assert!(why.to_string().contains("/nonexistent/libnvidia-ml.so.1"), "{why}");
+        // The thread has ended: to ask again is harmless, and the socket is closed.
+        reader.ask();
+        assert_eq!(told.read(&mut [0]).unwrap(), 0);
+    }
+}
