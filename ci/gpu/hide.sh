@@ -18,7 +18,8 @@ shift
 : >> "$work/empty"
 while read -r path; do
     if [ -d "$path" ]; then
-        mount -t tmpfs -o ro,size=4k none "$path"
+        # Not every kernel lets /proc be covered; the suite's first check says so if something is left.
+        mount -t tmpfs -o ro,size=4k none "$path" || echo "hide.sh: cannot hide $path" >&2
     elif [ -e "$path" ]; then
         mount --bind "$work/empty" "$(readlink -f "$path")"
     fi

@@ -22,7 +22,7 @@ WARM_UP = 8
 BURST = 200
 EMPTY = b"""
 .version 7.0
-.target sm_52
+.target sm_75
 .address_size 64
 .visible .entry nothing() { ret; }
 """

@@ -160,7 +160,7 @@ def no_server(suite, check, only):
             run = suite.runner.run(name, "remote", check.file, [], check.timeout, address=address)
             seen = run.results.get("no_server", {}).get("value") or {}
             said = [line for line in run.tail().splitlines() if line.startswith("fusewire")]
-            passed = run.trouble is None and seen.get("available") is False and len(said) == 1
+            passed = run.trouble is None and seen.get("available") is False and len(said) == 1 and seen["first use"] != "no error"
             suite.record.add(
                 name, passed, None, f"is_available={seen.get('available')}", command=f"ci/gpu-suite --only {check.name}",
                 detail=f"{run.trouble or 'ended well'}; {len(said)} lines of fusewire's: {' / '.join(said)[:300]}",
