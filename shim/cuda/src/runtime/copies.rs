@@ -20,7 +20,7 @@ use crate::abi::types::CUresult;
 
 use super::objects::Stream;
 use super::session::{CopyOut, Landing, Pending, Waiter, lock};
-use super::{Runtime, capture, memory_state, mirror, stats};
+use super::{Runtime, memory_state, mirror, stats};
 
 /// Pageable sources up to this many bytes are captured; a longer one is sent from where it is, and the
 /// caller waits until it has been read.
@@ -284,9 +284,4 @@ pub(crate) fn replay_mirrors(
         .iter()
         .map(|&(base, _)| mirror::ensure(runtime, &stream.context, base, 1))
         .collect()
-}
-
-/// Whether copies of the current thread may not be captured: synchronous ones in a capture.
-pub(crate) fn is_relaxed(mode: u32) -> bool {
-    mode == capture::RELAXED
 }

@@ -16,7 +16,7 @@ use crate::abi::result::{CUDA_ERROR_INVALID_CONTEXT, CUDA_ERROR_INVALID_HANDLE, 
 use crate::abi::types::CUresult;
 
 use super::objects::{
-    Allocation, Array, Context, Event, Function, Graph, GraphExec, GraphNode, Library, LinkState, Module, Pool,
+    Allocation, Array, Context, Event, Function, Graph, GraphExec, Library, LinkState, Module, Pool,
     Stream,
 };
 
@@ -40,7 +40,6 @@ pub(crate) enum Object {
     Function(Arc<Function>),
     Graph(Arc<Graph>),
     GraphExec(Arc<GraphExec>),
-    GraphNode(Arc<GraphNode>),
     Array(Arc<Array>),
     Allocation(Arc<Allocation>),
     Pool(Arc<Pool>),
@@ -196,7 +195,6 @@ lookups! {
     function Function Function, CUDA_ERROR_INVALID_HANDLE;
     graph Graph Graph, CUDA_ERROR_INVALID_VALUE;
     graph_exec GraphExec GraphExec, CUDA_ERROR_INVALID_VALUE;
-    graph_node GraphNode GraphNode, CUDA_ERROR_INVALID_VALUE;
     array Array Array, CUDA_ERROR_INVALID_HANDLE;
     pool Pool Pool, CUDA_ERROR_INVALID_VALUE;
     link Link LinkState, CUDA_ERROR_INVALID_HANDLE;

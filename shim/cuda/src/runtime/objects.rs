@@ -279,12 +279,11 @@ pub(crate) struct HostUse {
 pub(crate) struct Graph {
     pub(crate) handle: u64,
     pub(crate) host: Mutex<HostUse>,
-    pub(crate) nodes: Mutex<Vec<u64>>,
 }
 
 impl Graph {
     pub(crate) fn new(handle: u64) -> Self {
-        Self { handle, host: Mutex::new(HostUse::default()), nodes: Mutex::new(Vec::new()) }
+        Self { handle, host: Mutex::new(HostUse::default()) }
     }
 }
 
@@ -292,13 +291,6 @@ pub(crate) struct GraphExec {
     pub(crate) handle: u64,
     pub(crate) context: Arc<Context>,
     pub(crate) host: Mutex<HostUse>,
-}
-
-pub(crate) struct GraphNode {
-    pub(crate) handle: u64,
-    pub(crate) graph: u64,
-    /// Kernel parameters as last given to the program, which may keep pointers into them.
-    pub(crate) parameters: Mutex<Vec<Box<[u64]>>>,
 }
 
 pub(crate) struct Array {
