@@ -31,12 +31,12 @@ impl Hooks for RuntimeHooks {
 
     unsafe fn load_fatbin_wrapper(&self, wrapper: *const c_void) -> Result<CUmodule, CUresult> {
         // SAFETY: the caller's promise.
-        load(&unsafe { images::read(wrapper) }?)
+        load(unsafe { images::read(wrapper) }?)
     }
 
     unsafe fn load_fatbin_container(&self, container: *const c_void) -> Result<CUmodule, CUresult> {
         // SAFETY: the caller's promise.
-        load(&unsafe { images::read(container) }?)
+        load(unsafe { images::read(container) }?)
     }
 
     fn devices(&self) -> Result<Vec<DeviceIdentity>, CUresult> {

@@ -88,7 +88,7 @@ pub unsafe extern "C" fn cuLibraryLoadData(
         // SAFETY: the program's arrays of `jit_count` elements.
         let options = unsafe { Options::read(jit_count, jit_options, jit_values) }?;
         // Library options say who keeps the image: here it is always copied.
-        load(runtime, library, &image, &options)
+        load(runtime, library, image, &options)
     })
 }
 

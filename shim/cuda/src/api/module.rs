@@ -78,7 +78,7 @@ pub unsafe extern "C" fn cuModuleLoadData(module: *mut CUmodule, image: *const c
         // SAFETY: the program's pointer to a whole image.
         let image = unsafe { images::read(image) }?;
         // SAFETY: the program's pointer, for one value.
-        unsafe { give(module, load(runtime, &image, &plain())?) }
+        unsafe { give(module, load(runtime, image, &plain())?) }
     })
 }
 
@@ -94,7 +94,7 @@ pub unsafe extern "C" fn cuModuleLoadDataEx(
         // SAFETY: the program's arrays of `count` elements.
         let options = unsafe { Options::read(count, options, values) }?;
         // SAFETY: the program's pointer, for one value.
-        unsafe { give(module, load(runtime, &image, &options)?) }
+        unsafe { give(module, load(runtime, image, &options)?) }
     })
 }
 
@@ -105,7 +105,7 @@ pub unsafe extern "C" fn cuModuleLoadFatBinary(module: *mut CUmodule, image: *co
         // SAFETY: the program's pointer to a whole container.
         let image = unsafe { images::read(image) }?;
         // SAFETY: the program's pointer, for one value.
-        unsafe { give(module, load(runtime, &image, &plain())?) }
+        unsafe { give(module, load(runtime, image, &plain())?) }
     })
 }
 

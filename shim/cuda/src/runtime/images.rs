@@ -26,7 +26,7 @@ impl fatbin::ByteSource for Behind {
 
 /// # Safety
 /// `image` points to a whole image.
-unsafe fn read_image(image: *const u8) -> Option<Vec<u8>> {
+unsafe fn read_image<'a>(image: *const u8) -> Option<&'a [u8]> {
     // SAFETY: every image is at least as long as a magic number.
     let magic = unsafe { std::slice::from_raw_parts(image, 4) };
     let length = match fatbin::image_kind(magic).ok()? {
@@ -45,25 +45,26 @@ unsafe fn read_image(image: *const u8) -> Option<Vec<u8>> {
         _ => fatbin::image_length(&Behind(image)).ok()?,
     };
     // SAFETY: the image's own headers, or its end, say that it is this long.
-    Some(unsafe { std::slice::from_raw_parts(image, length) }.to_vec())
+    Some(unsafe { std::slice::from_raw_parts(image, length) })
 }
 
 /// The image without what no GPU of this architecture can use; `None`: send it as it is.
-fn trim(image: &[u8], target: (u32, u32)) -> Option<Vec<u8>> {
+fn trim(image: &[u8], target: (u32, u32)) -> Option<std::borrow::Cow<'_, [u8]>> {
     match fatbin::image_kind(image).ok()? {
-        fatbin::ImageKind::Container => fatbin::trim(image, target).ok().map(std::borrow::Cow::into_owned),
+        fatbin::ImageKind::Container => fatbin::trim(image, target).ok(),
         _ => None,
     }
 }
 
-/// The bytes of the image at a pointer that came without a length.
+/// The image at a pointer that came without a length: in place, since most of it is code for other GPUs that
+/// need not even be paged in.
 ///
 /// # Errors
 /// `CUDA_ERROR_INVALID_IMAGE` when it is none.
 ///
 /// # Safety
-/// `image` points to a whole image of one of the kinds that the driver takes.
-pub(crate) unsafe fn read(image: *const c_void) -> Result<Vec<u8>, CUresult> {
+/// `image` points to a whole image of one of the kinds that the driver takes, which stays as it is for `'a`.
+pub(crate) unsafe fn read<'a>(image: *const c_void) -> Result<&'a [u8], CUresult> {
     if image.is_null() {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
