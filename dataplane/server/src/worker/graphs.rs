@@ -4,7 +4,7 @@
 //! stands in another's way; what the other modes forbid, the client refuses. Nodes that the driver makes get
 //! names when the client asks for them.
 
-use std::ffi::CString;
+use std::ffi::{CString, c_void};
 use std::io::Read;
 
 use cudarc::driver::sys::{CUgraph, CUgraphNode};
@@ -19,7 +19,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::gpu::{Exec, Gpu, Graph, Node};
 use super::handles::MAX_OBJECTS;
 use super::hostfunc;
-use super::launch::{Extra, dims};
+use super::launch::{Extra, PARAM_END, PARAM_POINTER, PARAM_SIZE, dims};
 use crate::driver::layouts::{EdgeData, ExecUpdate, HostNode, KernelNode, Memcpy3d, MemsetNode, Side};
 use crate::driver::{INVALID_VALUE, NOT_SUPPORTED, OUT_OF_MEMORY};
 
@@ -639,6 +639,10 @@ impl Gpu {
                     }
                 }
             }
+        } else if !params.extra.is_null() {
+            // As the worker's own launches give them, and the driver gives them back.
+            // SAFETY: the driver's list, which is the node's and well-formed.
+            unsafe { copy_extra(params.extra, &mut buffer) };
         }
         let dim = |[x, y, z]: [u32; 3]| Dim3 { x, y, z };
         let reply = KernelNodeReply {
@@ -673,5 +677,58 @@ impl Gpu {
         let mut text = Vec::new();
         file.read_to_end(&mut text).map_err(|_| crate::driver::UNKNOWN)?;
         Ok(Answer::Now(Nothing {}, text))
+    }
+}
+
+/// Copies a node's parameter buffer from its `CU_LAUNCH_PARAM_*` list: a pointer and a size.
+///
+/// # Safety
+/// The list is well-formed, and the buffer that it names is there.
+unsafe fn copy_extra(list: *const *mut c_void, buffer: &mut [u8]) {
+    let (mut source, mut bytes) = (std::ptr::null::<u8>(), 0usize);
+    // Two pairs and the end: there are no other names.
+    for pair in 0..2 {
+        // SAFETY: the caller's promise; nothing is read beyond the end.
+        unsafe {
+            let name = *list.add(2 * pair);
+            if name == PARAM_END {
+                break;
+            }
+            let value = *list.add(2 * pair + 1);
+            if name == PARAM_POINTER {
+                source = value.cast_const().cast();
+            } else if name == PARAM_SIZE && !value.is_null() {
+                bytes = value.cast_const().cast::<usize>().read();
+            }
+        }
+    }
+    if !source.is_null() {
+        // SAFETY: as above; no more than there is room for.
+        unsafe { std::ptr::copy_nonoverlapping(source, buffer.as_mut_ptr(), bytes.min(buffer.len())) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_extra_form_of_parameters_is_read() {
+        let (values, mut size) = ([1u8, 2, 3, 4], 4usize);
+        let start = values.as_ptr().cast_mut().cast::<c_void>();
+        let size: *mut usize = &raw mut size;
+        for list in [
+            [PARAM_POINTER, start, PARAM_SIZE, size.cast(), PARAM_END],
+            [PARAM_SIZE, size.cast(), PARAM_POINTER, start, PARAM_END],
+        ] {
+            let mut buffer = [9u8; 6];
+            // SAFETY: a well-formed list.
+            unsafe { copy_extra(list.as_ptr(), &mut buffer) };
+            assert_eq!(buffer, [1, 2, 3, 4, 9, 9]);
+        }
+        let mut buffer = [9u8; 2];
+        // SAFETY: an empty list.
+        unsafe { copy_extra([PARAM_END].as_ptr(), &mut buffer) };
+        assert_eq!(buffer, [9, 9]);
     }
 }

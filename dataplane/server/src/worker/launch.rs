@@ -28,9 +28,9 @@ const DEVICE_UPDATABLE_NODE: u32 = 13;
 const MAX_THREADS: u64 = 1024;
 
 /// `CU_LAUNCH_PARAM_…`: names of the entries in `extra`.
-const PARAM_END: *mut c_void = std::ptr::null_mut();
-const PARAM_POINTER: *mut c_void = std::ptr::without_provenance_mut(1);
-const PARAM_SIZE: *mut c_void = std::ptr::without_provenance_mut(2);
+pub(super) const PARAM_END: *mut c_void = std::ptr::null_mut();
+pub(super) const PARAM_POINTER: *mut c_void = std::ptr::without_provenance_mut(1);
+pub(super) const PARAM_SIZE: *mut c_void = std::ptr::without_provenance_mut(2);
 
 /// A parameter buffer in the form that the driver takes.
 pub(super) struct Extra<'a> {
