@@ -12,14 +12,13 @@ use super::kind::{ImageKind, image_kind};
 /// Entries that claim to be larger are not decompressed: the answer is then "unsure".
 const MAX_CONTENTS_BYTES: usize = 256 << 20;
 
-/// The functions behind `printf` and `assert` in device code; the loader supplies them, so whoever calls
-/// them names them.
-static PRINTERS: LazyLock<[Finder<'static>; 2]> =
-    LazyLock::new(|| [Finder::new(b"vprintf"), Finder::new(b"__assertfail")]);
+/// The function behind `printf` in device code; the loader supplies it, so whoever calls it names it. A failed
+/// `assert` writes as well, but ends its context: its text is collected with the fault.
+static PRINTER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"vprintf"));
 
-/// Whether the code in `image` may call `printf` or fail an `assert`.
+/// Whether the code in `image` may call `printf`.
 ///
-/// False only if every part of the image was searched and names neither. True if one does, and whenever
+/// False only if every part of the image was searched and does not name it. True if one does, and whenever
 /// the answer is unsure: damaged or unknown contents, a wrapper (whose container lies elsewhere), code
 /// that is still to be linked with other code.
 #[must_use]
@@ -47,5 +46,5 @@ fn container_names_printer(image: &[u8]) -> Result<bool, FatbinError> {
 }
 
 fn names_printer(code: &[u8]) -> bool {
-    PRINTERS.iter().any(|name| name.find(code).is_some())
+    PRINTER.find(code).is_some()
 }

@@ -131,6 +131,7 @@ driver! {
         fn cuCtxGetLimit(value: *mut usize, limit: u32);
         fn cuCtxSetCacheConfig(config: u32);
         fn cuCtxResetPersistingL2Cache();
+        fn cuCtxSynchronize();
         fn cuCtxEnablePeerAccess(peer: CUcontext, flags: u32);
         fn cuCtxDisablePeerAccess(peer: CUcontext);
         fn cuProfilerStart();

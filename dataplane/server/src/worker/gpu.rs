@@ -240,6 +240,14 @@ impl Gpu {
             return;
         }
         found.lost = Some(status);
+        let raw = found.raw;
+        // What an assertion had to say is printed by a synchronisation, which a lost context answers at once.
+        // SAFETY: a live context of this process.
+        if unsafe { self.d.cuCtxSetCurrent(raw) } == 0 {
+            self.current = context;
+            // SAFETY: as above. Nothing of a lost context runs any more, so this does not wait.
+            unsafe { self.d.cuCtxSynchronize() };
+        }
         self.forward_output();
         self.out.failed(0, context, status, true);
         for id in self.streams.of_context(context) {

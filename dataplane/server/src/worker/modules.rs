@@ -259,7 +259,7 @@ impl Gpu {
         };
         let logs = options.logs();
         self.ok(status).map_err(|status| (status, logs.clone()))?;
-        self.prints |= fatbin::uses_printf(image.contents());
+        self.prints = self.prints || fatbin::uses_printf(image.contents());
         self.modules.put(record.module, Module { raw, context: record.context, library: None });
         Ok(Answer::Now(Nothing {}, logs))
     }
@@ -449,7 +449,7 @@ impl Gpu {
         };
         let logs = options.logs();
         self.ok(status).map_err(|status| (status, logs.clone()))?;
-        self.prints |= fatbin::uses_printf(image.contents());
+        self.prints = self.prints || fatbin::uses_printf(image.contents());
         self.libraries.put(record.library, Library { raw, _image: image });
         Ok(Answer::Now(Nothing {}, logs))
     }

@@ -117,22 +117,17 @@ impl Region {
 pub(crate) struct Map {
     regions: BTreeMap<u64, Region>,
     next_id: u64,
-    /// How many of the regions are host memory: none, and no launch has to look for such pointers.
-    host: usize,
 }
 
 impl Map {
     pub(crate) fn insert(&mut self, base: u64, bytes: u64, place: Place, context: u64, device: usize) {
         self.next_id += 1;
         let region = Region { base, bytes, place, context, device, id: self.next_id, sync_memops: false };
-        self.host += usize::from(region.is_host());
         self.regions.insert(base, region);
     }
 
     pub(crate) fn remove(&mut self, base: u64) -> Option<Region> {
-        let region = self.regions.remove(&base)?;
-        self.host -= usize::from(region.is_host());
-        Some(region)
+        self.regions.remove(&base)
     }
 
     pub(crate) fn at(&self, base: u64) -> Option<&Region> {
@@ -148,10 +143,6 @@ impl Map {
     pub(crate) fn find(&self, address: u64) -> Option<&Region> {
         let (_, region) = self.regions.range(..=address).next_back()?;
         (address - region.base < region.bytes).then_some(region)
-    }
-
-    pub(crate) fn has_host(&self) -> bool {
-        self.host != 0
     }
 
     pub(crate) fn overlaps(&self, base: u64, bytes: u64) -> bool {
@@ -227,9 +218,8 @@ mod tests {
         assert!(!map.is_device(0x2800, 0x1000));
         assert!(!map.is_device(0x4000, 8));
         assert!(!map.is_device(0x1000, u64::MAX));
-        assert!(map.has_host());
         assert!(map.overlaps(0x2fff, 1) && !map.overlaps(0x3000, 0x1000));
         map.remove(0x4000);
-        assert!(!map.has_host());
+        assert!(map.find(0x4000).is_none());
     }
 }

@@ -72,7 +72,8 @@ pub(crate) fn run(mut link: Box<dyn CommandLane>, session: &Arc<Session>, spin: 
 pub(crate) enum Over {
     Link(LinkError),
     Protocol(ProtocolError),
-    Closed(CloseReason, String),
+    /// The server says why.
+    Closed(String),
 }
 
 impl From<LinkError> for Over {
@@ -92,7 +93,7 @@ impl std::fmt::Display for Over {
         match self {
             Self::Link(error) => write!(f, "{error}"),
             Self::Protocol(error) => write!(f, "{error}"),
-            Self::Closed(_, text) => write!(f, "the server closed it: {text}"),
+            Self::Closed(text) => write!(f, "the server closed it: {text}"),
         }
     }
 }
@@ -190,10 +191,10 @@ impl Sink for Events {
 
     fn record(&mut self, record: Record<'_>) -> Result<Flow, Over> {
         let Some(event) = Event::decode(record.op, record.body) else {
-            return Err(Over::Closed(
-                CloseReason::Protocol,
-                format!("it sent event {:#06x}, which this client does not know", record.op),
-            ));
+            return Err(Over::Closed(format!(
+                "it sent event {:#06x}, which this client does not know",
+                record.op
+            )));
         };
         Ok(self.event(&event))
     }
@@ -202,8 +203,8 @@ impl Sink for Events {
         Ok(self.session.acknowledged(seq)?)
     }
 
-    fn close(&mut self, reason: CloseReason, text: String) -> Result<(), Over> {
-        Err(Over::Closed(reason, text))
+    fn close(&mut self, _reason: CloseReason, text: String) -> Result<(), Over> {
+        Err(Over::Closed(text))
     }
 
     fn ping(&mut self, number: u64) {

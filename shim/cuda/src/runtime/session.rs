@@ -16,7 +16,7 @@ use fusewire_wire::bulk::{LaneCounts, MAX_LANES};
 use fusewire_wire::error::ProtocolError;
 use fusewire_wire::ops::{AsyncRecord, Record, SyncRecord};
 use fusewire_wire::session::{Outbox, OutboxConfig};
-use zerocopy::{FromBytes, FromZeros, IntoBytes};
+use zerocopy::{FromZeros, IntoBytes};
 
 use crate::abi::result::{CUDA_ERROR_DEVICE_UNAVAILABLE, CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_UNKNOWN, CUDA_SUCCESS};
 use crate::abi::types::CUresult;
@@ -447,9 +447,4 @@ impl Session {
         }
         self.transfers.abandon();
     }
-}
-
-/// The fixed part of a reply, when the tail does not matter.
-pub(crate) fn read<T: FromBytes>(bytes: &[u8]) -> Option<(T, &[u8])> {
-    T::read_from_prefix(bytes).ok()
 }

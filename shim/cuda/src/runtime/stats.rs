@@ -222,11 +222,6 @@ pub(crate) fn report(json: bool) -> String {
     text
 }
 
-/// Synchronous calls so far: what a program waits for.
-pub(crate) fn round_trips() -> u64 {
-    rows().iter().map(|row| row.waited).sum()
-}
-
 /// Makes the counter of the function it stands in.
 macro_rules! counter {
     ($name:literal) => {{
