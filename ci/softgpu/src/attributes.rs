@@ -2,11 +2,11 @@
 //! this library lacks. The numbers are those of `CUdevice_attribute`.
 
 use crate::device::Device;
+use crate::faults;
 
 pub(crate) const MAJOR: i32 = 9;
 pub(crate) const MINOR: i32 = 0;
 pub(crate) const WARP: u32 = 32;
-pub(crate) const MULTIPROCESSORS: u32 = 4;
 pub(crate) const MAX_THREADS_PER_BLOCK: u32 = 1024;
 pub(crate) const MAX_BLOCK: [u32; 3] = [1024, 1024, 64];
 pub(crate) const MAX_GRID: [u32; 3] = [0x7FFF_FFFF, 65535, 65535];
@@ -17,6 +17,12 @@ pub(crate) const SHARED_RESERVED_PER_BLOCK: u32 = 1024;
 pub(crate) const THREADS_PER_MULTIPROCESSOR: u32 = 2048;
 pub(crate) const BLOCKS_PER_MULTIPROCESSOR: u32 = 32;
 pub(crate) const REGISTERS: u32 = 65536;
+
+/// Few, since the interpreter is slow; but libraries of machine code choose their kernels by this
+/// number and have some for the cards that exist.
+pub(crate) fn multiprocessors() -> u32 {
+    if faults::config().machine_code { 132 } else { 4 }
+}
 
 /// The value of an attribute, or `None` for a number that cuda.h 13.0 does not know.
 pub(crate) fn value(device: &Device, attribute: i32) -> Option<i32> {
@@ -32,7 +38,7 @@ pub(crate) fn value(device: &Device, attribute: i32) -> Option<i32> {
         13 => 1_980_000,
         14 | 30 => 512,
         15 => 1,
-        16 => MULTIPROCESSORS,
+        16 => multiprocessors(),
         19 => 1,
         21 | 22 | 42 | 45 | 55 | 56 | 58 | 61 | 63 | 73 => 32768,
         23 | 27 | 28 | 46 | 57 | 59 | 62 | 64 | 74 | 77 => 32768,
@@ -77,6 +83,8 @@ pub(crate) fn value(device: &Device, attribute: i32) -> Option<i32> {
         115 => 1,
         120 => 1,
         126 => 4,
+        // Tensor maps.
+        127 => u32::from(faults::config().machine_code),
         129 => 1,
         130 => 0,
         131 | 134 => return Some(-1),

@@ -17,6 +17,8 @@ pub(crate) struct Config {
     faulty_kernels: BTreeMap<String, Code>,
     slow_calls: BTreeMap<String, Duration>,
     pub(crate) kernel_delay: Option<Duration>,
+    /// Machine code is accepted, and its kernels do nothing.
+    pub(crate) machine_code: bool,
 }
 
 pub(crate) fn config() -> &'static Config {
@@ -28,6 +30,7 @@ pub(crate) fn config() -> &'static Config {
         faulty_kernels: pairs("SOFTGPU_FAULT", fault_code),
         slow_calls: pairs("SOFTGPU_SLOW", |text| text.parse().ok().map(Duration::from_millis)),
         kernel_delay: number("SOFTGPU_KERNEL_DELAY_MS").map(Duration::from_millis),
+        machine_code: machine_code(),
     })
 }
 
@@ -66,6 +69,17 @@ fn fault_code(name: &str) -> Option<Code> {
         "assert" => Some(Code::ASSERT),
         "ecc" => Some(Code::ECC_UNCORRECTABLE),
         _ => None,
+    }
+}
+
+fn machine_code() -> bool {
+    match std::env::var("SOFTGPU_MACHINE_CODE") {
+        Ok(text) if text == "noop" => true,
+        Ok(text) => {
+            eprintln!("softgpu: SOFTGPU_MACHINE_CODE={text} is not noop; ignored");
+            false
+        }
+        Err(_) => false,
     }
 }
 

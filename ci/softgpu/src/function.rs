@@ -4,8 +4,8 @@ use std::ffi::c_char;
 
 use crate::abi::{CUlaunchConfig, In, Out};
 use crate::attributes::{
-    BLOCKS_PER_MULTIPROCESSOR, MAX_THREADS_PER_BLOCK, MULTIPROCESSORS, REGISTERS, SHARED_PER_MULTIPROCESSOR,
-    SHARED_RESERVED_PER_BLOCK, THREADS_PER_MULTIPROCESSOR, WARP,
+    BLOCKS_PER_MULTIPROCESSOR, MAX_THREADS_PER_BLOCK, REGISTERS, SHARED_PER_MULTIPROCESSOR,
+    SHARED_RESERVED_PER_BLOCK, THREADS_PER_MULTIPROCESSOR, WARP, multiprocessors,
 };
 use crate::entry::api;
 use crate::errors::{Code, Res};
@@ -18,7 +18,7 @@ pub(crate) fn blocks_per_multiprocessor(
     threads: u32,
     dynamic_shared: usize,
 ) -> Res<u32> {
-    let (_, kernel) = function.parts()?;
+    let kernel = function.kernel()?;
     if threads == 0 {
         return Err(Code::INVALID_VALUE);
     }
@@ -37,7 +37,7 @@ type SharedForBlock = Option<unsafe extern "C" fn(i32) -> usize>;
 
 /// The block size with the most resident threads, the larger one if several have.
 fn best_block(function: &Function, per_block: SharedForBlock, shared: usize, limit: i32) -> Res<(u32, u32)> {
-    let (_, kernel) = function.parts()?;
+    let kernel = function.kernel()?;
     let mut most = kernel.max_threads.min(MAX_THREADS_PER_BLOCK);
     if limit > 0 {
         most = most.min(limit.cast_unsigned());
@@ -68,7 +68,7 @@ fn potential(
     limit: i32,
 ) -> Res {
     let (blocks, threads) = best_block(function, ask, shared, limit)?;
-    grid.set((blocks * MULTIPROCESSORS).cast_signed())?;
+    grid.set((blocks * multiprocessors()).cast_signed())?;
     block.set(threads.cast_signed())
 }
 
@@ -103,7 +103,7 @@ api! {
 
     fn cuFuncGetParamInfo(function: u64, index: usize, offset: Out<usize>, len: Out<usize>) [ctx context] {
         let function = library::function(context, function)?;
-        let param = *function.parts()?.1.params.get(index).ok_or(Code::INVALID_VALUE)?;
+        let param = *function.kernel()?.params.get(index).ok_or(Code::INVALID_VALUE)?;
         offset.set(param.offset)?;
         len.set_if_wanted(param.size);
         Ok(())
@@ -157,7 +157,7 @@ api! {
             return Err(Code::INVALID_VALUE);
         }
         let share = SHARED_PER_MULTIPROCESSOR as usize / blocks;
-        let fixed = function.parts()?.1.static_shared + SHARED_RESERVED_PER_BLOCK as usize;
+        let fixed = function.kernel()?.static_shared + SHARED_RESERVED_PER_BLOCK as usize;
         out.set(share.saturating_sub(fixed).min(function.dynamic_shared_limit()? as usize))
     }
 
@@ -170,7 +170,7 @@ api! {
         let function = library::function(context, function)?;
         let config = config.get()?;
         let threads = config.blockDimX.saturating_mul(config.blockDimY).saturating_mul(config.blockDimZ);
-        let blocks = blocks_per_multiprocessor(&function, threads, config.sharedMemBytes as usize)? * MULTIPROCESSORS;
+        let blocks = blocks_per_multiprocessor(&function, threads, config.sharedMemBytes as usize)? * multiprocessors();
         let cluster = crate::launch::cluster_of(&config)?.iter().product::<u32>().max(1);
         out.set((blocks / cluster).cast_signed())
     }

@@ -11,7 +11,7 @@ use softgpu_ptx::{Fault, Memory, Region};
 
 use crate::abi::{CUDA_KERNEL_NODE_PARAMS_v2, CUlaunchConfig, In};
 use crate::attributes::{
-    MAX_BLOCK, MAX_GRID, MAX_THREADS_PER_BLOCK, MULTIPROCESSORS, SHARED_PER_BLOCK, SHARED_PER_BLOCK_OPTIN,
+    MAX_BLOCK, MAX_GRID, MAX_THREADS_PER_BLOCK, SHARED_PER_BLOCK, SHARED_PER_BLOCK_OPTIN, multiprocessors,
 };
 use crate::context::{Context, Health};
 use crate::entry::api;
@@ -61,7 +61,7 @@ struct Shape {
 impl Launch {
     fn new(function: Arc<Function>, shape: &Shape, params: Vec<u8>) -> Res<Launch> {
         check(&function, shape)?;
-        let (_, kernel) = function.parts()?;
+        let kernel = function.kernel()?;
         let base = params.as_ptr() as usize;
         let pointers = kernel.params.iter().map(|param| base + param.offset).collect();
         Ok(Launch {
@@ -116,7 +116,10 @@ impl Launch {
         if let Some(fault) = faults::for_kernel(self.function.name()) {
             return Err(fault);
         }
-        let (module, kernel) = self.function.parts()?;
+        let Some((module, kernel)) = self.function.interpreted() else {
+            // Machine code, of which nobody expects a result.
+            return Ok(());
+        };
         let printed = Mutex::new(String::new());
         let outcome = softgpu_ptx::run(
             &softgpu_ptx::Launch {
@@ -186,7 +189,7 @@ impl Memory for View {
 }
 
 fn check(function: &Function, shape: &Shape) -> Res {
-    let (_, kernel) = function.parts()?;
+    let kernel = function.kernel()?;
     let fits = |size: &[u32; 3], most: &[u32; 3]| {
         size.iter().zip(most).all(|(size, most)| *size > 0 && size <= most)
     };
@@ -214,7 +217,7 @@ fn check(function: &Function, shape: &Shape) -> Res {
     }
     if shape.cooperative {
         let resident =
-            blocks_per_multiprocessor(function, threads, shape.dynamic_shared as usize)? * MULTIPROCESSORS;
+            blocks_per_multiprocessor(function, threads, shape.dynamic_shared as usize)? * multiprocessors();
         let wanted: u64 = shape.grid.iter().map(|size| u64::from(*size)).product();
         if wanted > u64::from(resident) {
             return Err(Code::COOPERATIVE_LAUNCH_TOO_LARGE);
@@ -225,7 +228,7 @@ fn check(function: &Function, shape: &Shape) -> Res {
 
 /// Puts the parameters into one buffer, from whichever form the program chose.
 fn collect(function: &Function, params: In<*const c_void>, extra: In<*const c_void>) -> Res<Vec<u8>> {
-    let (_, kernel) = function.parts()?;
+    let kernel = function.kernel()?;
     let mut buffer = vec![0u8; kernel.param_bytes];
     if !extra.is_null() {
         if !params.is_null() {
@@ -253,7 +256,7 @@ fn collect(function: &Function, params: In<*const c_void>, extra: In<*const c_vo
 }
 
 fn last_byte(function: &Function) -> Res<usize> {
-    Ok(function.parts()?.1.params.last().map_or(0, |param| param.offset + param.size))
+    Ok(function.kernel()?.params.last().map_or(0, |param| param.offset + param.size))
 }
 
 fn read_extra(extra: In<*const c_void>) -> Res<(*const c_void, usize)> {
@@ -298,7 +301,7 @@ fn launch(
     if function.ctx != stream::owner(&stream)?.handle {
         return Err(Code::INVALID_HANDLE);
     }
-    if let Some(required) = function.parts()?.1.required_cluster {
+    if let Some(required) = function.kernel()?.required_cluster {
         if shape.cluster != [1; 3] && shape.cluster != required {
             return Err(Code::INVALID_CLUSTER_SIZE);
         }

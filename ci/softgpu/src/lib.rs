@@ -19,6 +19,7 @@ mod attributes;
 pub mod capture;
 pub mod context;
 pub mod copy;
+mod cubin;
 pub mod device;
 mod entry;
 pub mod errors;

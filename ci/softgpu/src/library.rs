@@ -4,18 +4,16 @@ use std::collections::BTreeMap;
 use std::ffi::{CString, c_char, c_void};
 use std::sync::{Arc, Mutex, Weak};
 
-use softgpu_ptx::Module;
-
 use crate::abi::{In, Out, text};
 use crate::context::{self, Context};
 use crate::device;
 use crate::entry::api;
 use crate::errors::{Code, Res};
 use crate::handles::{self, Registry};
-use crate::image;
+use crate::image::{self, Image};
 use crate::jit::Options;
 use crate::module::{self, read_file};
-use crate::program::{self, Function, Loaded, attribute_of, set_attribute_of};
+use crate::program::{self, Function, Loaded, Program, attribute_of, set_attribute_of};
 use crate::sync::lock;
 
 static LIBRARIES: Registry<Library> = Registry::new();
@@ -23,7 +21,7 @@ static KERNELS: Registry<Kernel> = Registry::new();
 
 struct Library {
     handle: u64,
-    module: Arc<Module>,
+    program: Arc<Program>,
     /// By context.
     loaded: Mutex<BTreeMap<u64, Arc<Loaded>>>,
     kernels: Mutex<BTreeMap<String, Arc<Kernel>>>,
@@ -40,7 +38,7 @@ struct Kernel {
 
 impl Library {
     fn kernel(self: &Arc<Self>, name: &str) -> Res<Arc<Kernel>> {
-        self.module.kernel(name).ok_or(Code::NOT_FOUND)?;
+        self.program.kernel(name).ok_or(Code::NOT_FOUND)?;
         let mut kernels = lock(&self.kernels);
         if let Some(kernel) = kernels.get(name) {
             return Ok(kernel.clone());
@@ -62,7 +60,7 @@ impl Library {
         if let Some(loaded) = all.get(&ctx.handle) {
             return Ok(loaded.clone());
         }
-        let loaded = Loaded::new(ctx, self.module.clone())?;
+        let loaded = Loaded::new(ctx, self.program.clone())?;
         module::register(loaded.clone());
         all.insert(ctx.handle, loaded.clone());
         Ok(loaded)
@@ -101,13 +99,13 @@ pub(crate) fn function(ctx: &Context, handle: u64) -> Res<Arc<Function>> {
     }
 }
 
-fn load(out: Out<u64>, ptx: Res<String>, options: Options) -> Res {
+fn load(out: Out<u64>, image: Res<Image>, options: Options) -> Res {
     let mut log = String::new();
-    let module = ptx.and_then(|ptx| program::parse(&ptx, &mut log));
+    let program = image.and_then(|image| Program::new(image, &mut log));
     options.report(&log)?;
     let library = Library {
         handle: handles::mint(),
-        module: module?,
+        program: Arc::new(program?),
         loaded: Mutex::default(),
         kernels: Mutex::default(),
     };
@@ -134,7 +132,7 @@ api! {
         library_names: In<u32>, library_values: *mut *mut c_void, library_count: u32,
     ) [init] {
         let _ = (library_names, library_values, library_count);
-        load(out, image::ptx_at(image), Options { count, names, values })
+        load(out, image::at(image), Options { count, names, values })
     }
 
     fn cuLibraryLoadFromFile(
@@ -155,13 +153,13 @@ api! {
     }
 
     fn cuLibraryGetKernelCount(count: Out<u32>, library: u64) [init] {
-        count.set(u32::try_from(LIBRARIES.get(library)?.module.kernels().count()).unwrap_or(u32::MAX))
+        count.set(u32::try_from(LIBRARIES.get(library)?.program.names().len()).unwrap_or(u32::MAX))
     }
 
     fn cuLibraryEnumerateKernels(out: Out<u64>, room: u32, library: u64) [init] {
         let library = LIBRARIES.get(library)?;
         let kernels: Res<Vec<u64>> =
-            library.module.kernels().map(|kernel| library.kernel(&kernel.name).map(|kernel| kernel.handle)).collect();
+            library.program.names().into_iter().map(|name| library.kernel(name).map(|kernel| kernel.handle)).collect();
         out.set_all(kernels?, room as usize)
     }
 
@@ -197,7 +195,7 @@ api! {
     fn cuKernelGetParamInfo(kernel: u64, index: usize, offset: Out<usize>, len: Out<usize>) [init] {
         let kernel = KERNELS.get(kernel)?;
         let library = kernel.library()?;
-        let parsed = library.module.kernel(kernel.name.to_str().unwrap_or("")).ok_or(Code::INVALID_HANDLE)?;
+        let parsed = library.program.kernel(kernel.name.to_str().unwrap_or("")).ok_or(Code::INVALID_HANDLE)?;
         let param = parsed.params.get(index).ok_or(Code::INVALID_VALUE)?;
         offset.set(param.offset)?;
         len.set_if_wanted(param.size);
@@ -208,16 +206,16 @@ api! {
         let device = device::get(device)?.ordinal;
         let kernel = KERNELS.get(kernel)?;
         let library = kernel.library()?;
-        let parsed = library.module.kernel(kernel.name.to_str().unwrap_or("")).ok_or(Code::INVALID_HANDLE)?;
+        let parsed = library.program.kernel(kernel.name.to_str().unwrap_or("")).ok_or(Code::INVALID_HANDLE)?;
         let settings = lock(&kernel.settings).get(&device).cloned().unwrap_or_default();
-        value.set(attribute_of(&library.module, parsed, &settings, attribute)?)
+        value.set(attribute_of(&library.program, parsed, &settings, attribute)?)
     }
 
     fn cuKernelSetAttribute(attribute: u32, value: i32, kernel: u64, device: i32) [init] {
         let device = device::get(device)?.ordinal;
         let kernel = KERNELS.get(kernel)?;
         let library = kernel.library()?;
-        let parsed = library.module.kernel(kernel.name.to_str().unwrap_or("")).ok_or(Code::INVALID_HANDLE)?;
+        let parsed = library.program.kernel(kernel.name.to_str().unwrap_or("")).ok_or(Code::INVALID_HANDLE)?;
         set_attribute_of(parsed, lock(&kernel.settings).entry(device).or_default(), attribute, value)
     }
 

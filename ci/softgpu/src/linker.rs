@@ -7,9 +7,9 @@ use crate::abi::{In, Out, text};
 use crate::entry::api;
 use crate::errors::{Code, Res};
 use crate::handles::{self, Registry};
-use crate::image;
+use crate::image::{self, Image};
 use crate::jit::Options;
-use crate::program;
+use crate::program::Program;
 use crate::sync::lock;
 
 const PTX: u32 = 1;
@@ -44,9 +44,9 @@ fn add(state: u64, kind: u32, bytes: Vec<u8>, options: Options) -> Res {
     if !matches!(kind, PTX | FATBINARY) {
         return Err(Code::NO_BINARY_FOR_GPU);
     }
-    let part = image::ptx_in(bytes)?;
+    let Image::Ptx(part) = image::of_file(bytes)? else { return Err(Code::NO_BINARY_FOR_GPU) };
     let mut log = String::new();
-    let parsed = program::parse(&part, &mut log);
+    let parsed = Program::new(Image::Ptx(part.clone()), &mut log);
     options.report(&log)?;
     parsed?;
     append(&linker, &part);

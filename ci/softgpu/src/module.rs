@@ -7,11 +7,12 @@ use crate::abi::{In, Out, text};
 use crate::context::Context;
 use crate::entry::api;
 use crate::errors::{Code, Res};
+use crate::faults;
 use crate::handles::Registry;
-use crate::image;
+use crate::image::{self, Image};
 use crate::jit::Options;
 use crate::library;
-use crate::program::{self, Loaded};
+use crate::program::{Loaded, Program};
 
 static MODULES: Registry<Loaded> = Registry::new();
 
@@ -35,20 +36,20 @@ pub(crate) fn forget(ctx: u64) {
     }
 }
 
-fn load(ctx: &Context, out: Out<u64>, ptx: Res<String>, options: Options) -> Res {
+fn load(ctx: &Context, out: Out<u64>, image: Res<Image>, options: Options) -> Res {
     let mut log = String::new();
-    let module = ptx.and_then(|ptx| program::parse(&ptx, &mut log));
+    let program = image.and_then(|image| Program::new(image, &mut log));
     options.report(&log)?;
-    let loaded = Loaded::new(ctx, module?)?;
+    let loaded = Loaded::new(ctx, Arc::new(program?))?;
     let handle = loaded.handle;
     register(loaded);
     out.set(handle)
 }
 
 /// Reads a file that holds an image.
-pub(crate) fn read_file(path: In<c_char>) -> Res<String> {
+pub(crate) fn read_file(path: In<c_char>) -> Res<Image> {
     let bytes = std::fs::read(text(path)?).map_err(|_| Code::FILE_NOT_FOUND)?;
-    image::ptx_in(bytes)
+    image::of_file(bytes)
 }
 
 api! {
@@ -57,17 +58,17 @@ api! {
     }
 
     fn cuModuleLoadData(out: Out<u64>, image: u64) [ctx context] {
-        load(context, out, image::ptx_at(image), Options::none())
+        load(context, out, image::at(image), Options::none())
     }
 
     fn cuModuleLoadDataEx(
         out: Out<u64>, image: u64, count: u32, names: In<u32>, values: *mut *mut c_void,
     ) [ctx context] {
-        load(context, out, image::ptx_at(image), Options { count, names, values })
+        load(context, out, image::at(image), Options { count, names, values })
     }
 
     fn cuModuleLoadFatBinary(out: Out<u64>, image: u64) [ctx context] {
-        load(context, out, image::ptx_at(image), Options::none())
+        load(context, out, image::at(image), Options::none())
     }
 
     fn cuModuleUnload(module: u64) [ctx context] {
@@ -77,8 +78,8 @@ api! {
     }
 
     fn cuModuleGetLoadingMode(mode: Out<u32>) [any] {
-        // Eager: everything is parsed when it is loaded.
-        mode.set(1)
+        // Eager: everything is parsed when it is loaded. Except machine code.
+        mode.set(if faults::config().machine_code { 2 } else { 1 })
     }
 
     fn cuModuleGetFunction(out: Out<u64>, module: u64, name: In<c_char>) [ctx _] {
@@ -87,15 +88,16 @@ api! {
     }
 
     fn cuModuleGetFunctionCount(count: Out<u32>, module: u64) [ctx _] {
-        count.set(u32::try_from(get(module)?.module.kernels().count()).unwrap_or(u32::MAX))
+        count.set(u32::try_from(get(module)?.program.names().len()).unwrap_or(u32::MAX))
     }
 
     fn cuModuleEnumerateFunctions(out: Out<u64>, room: u32, module: u64) [ctx _] {
         let loaded = get(module)?;
         let functions: Res<Vec<u64>> = loaded
-            .module
-            .kernels()
-            .map(|kernel| loaded.function(&kernel.name, 0).map(|function| function.handle))
+            .program
+            .names()
+            .into_iter()
+            .map(|name| loaded.function(name, 0).map(|function| function.handle))
             .collect();
         out.set_all(functions?, room as usize)
     }

@@ -1,19 +1,21 @@
-//! Parsed programs: PTX text, its kernels as functions with attributes, and the variables it declares.
+//! Programs: PTX text or machine code, its kernels as functions with attributes, and the variables it declares.
 //!
 //! A [`Loaded`] is one program loaded into one context: `module.rs` gives it to the program as a
 //! module, `library.rs` makes one for each context in which a library is used.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-use softgpu_ptx::{Kernel, Module, Space};
+use softgpu_ptx::{Global, Module, Param, Space};
 
 use crate::attributes;
 use crate::context::Context;
+use crate::cubin::Cubins;
 use crate::device;
 use crate::errors::{Code, Res};
 use crate::handles::{self, Registry};
+use crate::image::{Image, Packed};
 use crate::space::{self, Backing, Kind, Region};
 use crate::sync::lock;
 
@@ -26,7 +28,7 @@ static FUNCTIONS: Registry<Function> = Registry::new();
 pub(crate) struct Loaded {
     pub(crate) handle: u64,
     pub(crate) ctx: u64,
-    pub(crate) module: Arc<Module>,
+    pub(crate) program: Arc<Program>,
     /// Addresses of the variables, in the order of the module.
     pub(crate) globals: Vec<u64>,
     variables: Option<Arc<Region>>,
@@ -39,30 +41,122 @@ pub(crate) struct Function {
     pub(crate) name: CString,
     pub(crate) loaded: Weak<Loaded>,
     pub(crate) ctx: u64,
-    module: Arc<Module>,
+    program: Arc<Program>,
     pub(crate) globals: Vec<u64>,
     pub(crate) settings: Mutex<BTreeMap<u32, i32>>,
     /// The library kernel this is an instance of, or 0.
     pub(crate) kernel: u64,
 }
 
-/// Parses PTX; a complaint goes to `log`.
-pub(crate) fn parse(ptx: &str, log: &mut String) -> Res<Arc<Module>> {
-    match Module::parse(ptx) {
-        Ok(module) => Ok(Arc::new(module)),
-        Err(complaint) => {
-            *log = complaint.to_string();
-            Err(Code::INVALID_PTX)
+/// A kernel as those see it who launch it.
+#[derive(Clone, Debug)]
+pub(crate) struct Kernel {
+    /// In their order.
+    pub(crate) params: Vec<Param>,
+    pub(crate) param_bytes: usize,
+    pub(crate) static_shared: usize,
+    pub(crate) local_bytes: usize,
+    pub(crate) max_threads: u32,
+    pub(crate) required_block: Option<[u32; 3]>,
+    pub(crate) required_cluster: Option<[u32; 3]>,
+    pub(crate) num_regs: u32,
+}
+
+/// What an image contains.
+#[derive(Debug)]
+pub(crate) enum Program {
+    /// Code that can be interpreted.
+    Ptx { module: Module, kernels: BTreeMap<String, Kernel> },
+    /// Machine code, which is accepted but never run; opened when first asked for something.
+    Machine { image: Vec<Packed>, cubins: OnceLock<Cubins> },
+}
+
+impl Program {
+    /// Parses PTX; a complaint goes to `log`.
+    pub(crate) fn new(image: Image, log: &mut String) -> Res<Program> {
+        let ptx = match image {
+            Image::Ptx(ptx) => ptx,
+            Image::Machine(image) => return Ok(Program::Machine { image, cubins: OnceLock::new() }),
+        };
+        match Module::parse(&ptx) {
+            Ok(module) => {
+                let kernels = module.kernels().map(|kernel| (kernel.name.clone(), Kernel::from(kernel)));
+                Ok(Program::Ptx { kernels: kernels.collect(), module })
+            }
+            Err(complaint) => {
+                *log = complaint.to_string();
+                Err(Code::INVALID_PTX)
+            }
+        }
+    }
+
+    pub(crate) fn kernel(&self, name: &str) -> Option<&Kernel> {
+        match self {
+            Program::Ptx { kernels, .. } => kernels.get(name),
+            Program::Machine { .. } => self.cubins()?.kernel(name),
+        }
+    }
+
+    /// The names of the kernels.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        match self {
+            Program::Ptx { module, .. } => module.kernels().map(|kernel| kernel.name.as_str()).collect(),
+            Program::Machine { .. } => self.cubins().map_or_else(Vec::new, |cubins| cubins.names().collect()),
+        }
+    }
+
+    pub(crate) fn globals(&self) -> &[Global] {
+        match self {
+            Program::Ptx { module, .. } => module.globals(),
+            Program::Machine { .. } => self.cubins().map_or(&[], Cubins::globals),
+        }
+    }
+
+    fn target_sm(&self) -> u32 {
+        match self {
+            Program::Ptx { module, .. } => module.target_sm(),
+            Program::Machine { .. } => (attributes::MAJOR * 10 + attributes::MINOR).cast_unsigned(),
+        }
+    }
+
+    fn function_address(&self, name: &str) -> Option<u64> {
+        match self {
+            Program::Ptx { module, .. } => module.function_address(name),
+            Program::Machine { .. } => None,
+        }
+    }
+
+    fn cubins(&self) -> Option<&Cubins> {
+        match self {
+            Program::Ptx { .. } => None,
+            Program::Machine { image, cubins } => {
+                Some(cubins.get_or_init(|| Cubins::open(image.iter().filter_map(Packed::contents))))
+            }
+        }
+    }
+}
+
+impl From<&softgpu_ptx::Kernel> for Kernel {
+    fn from(kernel: &softgpu_ptx::Kernel) -> Kernel {
+        Kernel {
+            params: kernel.params.clone(),
+            param_bytes: kernel.param_bytes,
+            static_shared: kernel.static_shared,
+            local_bytes: kernel.local_bytes,
+            max_threads: kernel.max_threads,
+            required_block: kernel.required_block,
+            required_cluster: kernel.required_cluster,
+            num_regs: kernel.num_regs,
         }
     }
 }
 
 impl Loaded {
     /// Places the variables of a module in device memory and fills them.
-    pub(crate) fn new(ctx: &Context, module: Arc<Module>) -> Res<Arc<Loaded>> {
+    pub(crate) fn new(ctx: &Context, program: Arc<Program>) -> Res<Arc<Loaded>> {
         let mut offsets = Vec::new();
         let mut end = 0usize;
-        for global in module.globals() {
+        for global in program.globals() {
             // Apart by at least a little, so that running off one of them does not land in the next.
             end = end.checked_next_multiple_of(global.align.max(16)).ok_or(Code::OUT_OF_MEMORY)?;
             offsets.push(end as u64);
@@ -77,11 +171,11 @@ impl Loaded {
             let region = space::insert(region.charged(charge))?;
             (Some(region), offsets.iter().map(|offset| base + offset).collect())
         };
-        initialise(&module, &globals)?;
+        initialise(&program, &globals)?;
         Ok(Arc::new(Loaded {
             handle: handles::mint(),
             ctx: ctx.handle,
-            module,
+            program,
             globals,
             variables,
             functions: Mutex::default(),
@@ -89,7 +183,7 @@ impl Loaded {
     }
 
     pub(crate) fn function(self: &Arc<Self>, name: &str, kernel: u64) -> Res<Arc<Function>> {
-        self.module.kernel(name).ok_or(Code::NOT_FOUND)?;
+        self.program.kernel(name).ok_or(Code::NOT_FOUND)?;
         let mut functions = lock(&self.functions);
         if let Some(function) = functions.get(name) {
             return Ok(function.clone());
@@ -99,7 +193,7 @@ impl Loaded {
             name: CString::new(name).map_err(|_| Code::NOT_FOUND)?,
             loaded: Arc::downgrade(self),
             ctx: self.ctx,
-            module: self.module.clone(),
+            program: self.program.clone(),
             globals: self.globals.clone(),
             settings: Mutex::default(),
             kernel,
@@ -111,7 +205,7 @@ impl Loaded {
 
     /// Address and size of a variable.
     pub(crate) fn global(&self, name: &str) -> Res<(u64, usize)> {
-        let globals = self.module.globals();
+        let globals = self.program.globals();
         let index = globals.iter().position(|global| global.name == name).ok_or(Code::NOT_FOUND)?;
         Ok((self.globals.get(index).copied().ok_or(Code::NOT_FOUND)?, globals[index].size))
     }
@@ -127,12 +221,12 @@ impl Loaded {
     }
 }
 
-fn initialise(module: &Module, addresses: &[u64]) -> Res {
+fn initialise(program: &Program, addresses: &[u64]) -> Res {
     let symbol = |name: &str| {
-        let place = module.globals().iter().position(|global| global.name == name);
-        place.and_then(|index| addresses.get(index).copied()).or_else(|| module.function_address(name))
+        let place = program.globals().iter().position(|global| global.name == name);
+        place.and_then(|index| addresses.get(index).copied()).or_else(|| program.function_address(name))
     };
-    for (global, address) in module.globals().iter().zip(addresses) {
+    for (global, address) in program.globals().iter().zip(addresses) {
         if global.external && global.space == Space::Global && global.size == 0 {
             continue;
         }
@@ -151,10 +245,16 @@ fn initialise(module: &Module, addresses: &[u64]) -> Res {
 }
 
 impl Function {
-    /// The kernel and the module it is in.
-    pub(crate) fn parts(&self) -> Res<(&Arc<Module>, &Kernel)> {
-        let kernel = self.module.kernel(self.name()).ok_or(Code::INVALID_HANDLE)?;
-        Ok((&self.module, kernel))
+    pub(crate) fn kernel(&self) -> Res<&Kernel> {
+        self.program.kernel(self.name()).ok_or(Code::INVALID_HANDLE)
+    }
+
+    /// What to give to the interpreter, if it is for that.
+    pub(crate) fn interpreted(&self) -> Option<(&Module, &softgpu_ptx::Kernel)> {
+        match &*self.program {
+            Program::Ptx { module, .. } => Some((module, module.kernel(self.name())?)),
+            Program::Machine { .. } => None,
+        }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -162,13 +262,11 @@ impl Function {
     }
 
     pub(crate) fn attribute(&self, attribute: u32) -> Res<i32> {
-        let (module, kernel) = self.parts()?;
-        attribute_of(module, kernel, &lock(&self.settings), attribute)
+        attribute_of(&self.program, self.kernel()?, &lock(&self.settings), attribute)
     }
 
     pub(crate) fn set_attribute(&self, attribute: u32, value: i32) -> Res {
-        let (_, kernel) = self.parts()?;
-        set_attribute_of(kernel, &mut lock(&self.settings), attribute, value)
+        set_attribute_of(self.kernel()?, &mut lock(&self.settings), attribute, value)
     }
 
     /// How much dynamic shared memory a launch may ask for.
@@ -179,7 +277,7 @@ impl Function {
 
 /// A function attribute: what was set, or what follows from the program.
 pub(crate) fn attribute_of(
-    module: &Module,
+    program: &Program,
     kernel: &Kernel,
     set: &BTreeMap<u32, i32>,
     attribute: u32,
@@ -193,12 +291,12 @@ pub(crate) fn attribute_of(
         0 => kernel.max_threads.min(attributes::MAX_THREADS_PER_BLOCK).cast_signed(),
         1 => small(kernel.static_shared),
         2 => {
-            let constants = module.globals().iter().filter(|global| global.space == Space::Const);
+            let constants = program.globals().iter().filter(|global| global.space == Space::Const);
             small(constants.map(|global| global.size).sum())
         }
         3 => small(kernel.local_bytes),
         4 => kernel.num_regs.clamp(1, 255).cast_signed(),
-        5 => module.target_sm().cast_signed(),
+        5 => program.target_sm().cast_signed(),
         6 => attributes::MAJOR * 10 + attributes::MINOR,
         7 => 0,
         MAX_DYNAMIC_SHARED => {
