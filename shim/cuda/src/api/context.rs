@@ -274,6 +274,8 @@ pub unsafe extern "C" fn cuCtxGetApiVersion(context: CUcontext, version: *mut u3
 
 fn synchronize(runtime: &Runtime, context: &runtime::objects::Context) -> Result<(), CUresult> {
     runtime.captures.unsafe_call()?;
+    // Also where nothing is left to wait for: a lost session is an error that stays.
+    runtime.session.check()?;
     if context.done.load(Relaxed) < context.last.load(Relaxed) {
         let (number, _, _) = runtime.session.call_numbered(&CtxSynchronize { context: context.handle }, &[])?;
         context.done.fetch_max(number, Relaxed);

@@ -82,6 +82,7 @@ pub unsafe extern "C" fn cuStreamQuery(stream: CUstream) -> CUresult {
                 runtime.captures.unsafe_call()?;
             }
         }
+        runtime.session.check()?;
         if !stream.is_known_finished() {
             let (number, _, _) = runtime.session.call_numbered(&StreamQuery { stream: stream.handle }, &[])?;
             stream.finished(number);

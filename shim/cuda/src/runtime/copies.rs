@@ -266,6 +266,8 @@ pub(crate) fn synchronize(runtime: &Runtime, stream: &Arc<Stream>) -> Result<(),
             runtime.captures.unsafe_call()?;
         }
     }
+    // Also where nothing is left to wait for: a lost session is an error that stays.
+    runtime.session.check()?;
     if !stream.is_known_finished() {
         let (number, _, _) = runtime.session.call_numbered(&StreamSynchronize { stream: stream.handle }, &[])?;
         stream.finished(number);
