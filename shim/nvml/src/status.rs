@@ -12,6 +12,7 @@ pub const NOT_SUPPORTED: Status = 3;
 pub const NOT_FOUND: Status = 6;
 pub const INSUFFICIENT_SIZE: Status = 7;
 pub const DRIVER_NOT_LOADED: Status = 9;
+pub const TIMEOUT: Status = 10;
 pub const GPU_IS_LOST: Status = 15;
 pub const ARGUMENT_VERSION_MISMATCH: Status = 25;
 

@@ -59,7 +59,9 @@ for refused, status in (
     (lambda: nvml.nvmlDeviceGetHandleByPciBusId("junk"), nvml.NVML_ERROR_INVALID_ARGUMENT),
     (lambda: nvml.nvmlDeviceGetHandleBySerial("0"), nvml.NVML_ERROR_NOT_FOUND),
     (lambda: nvml.nvmlDeviceGetName(None), nvml.NVML_ERROR_INVALID_ARGUMENT),
-    (lambda: nvml.nvmlEventSetCreate(), nvml.NVML_ERROR_NOT_SUPPORTED),
+    (lambda: nvml.nvmlDeviceGetPdi(first), nvml.NVML_ERROR_NOT_SUPPORTED),
+    (lambda: nvml.nvmlDeviceGetMaxClockInfo(first, 4), nvml.NVML_ERROR_INVALID_ARGUMENT),
+    (lambda: nvml.nvmlEventSetWait_v2(nvml.nvmlEventSetCreate(), 1), nvml.NVML_ERROR_TIMEOUT),
 ):
     try:
         refused()

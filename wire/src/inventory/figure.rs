@@ -207,10 +207,32 @@ pub enum Figure {
     PowerAverage,
     /// FieldValues 186: milliwatts, now.
     PowerInstant,
+    /// MaxCustomerBoostClock: graphics, MHz.
+    BoostClockGraphics,
+    /// MaxCustomerBoostClock: streaming multiprocessors, MHz.
+    BoostClockSm,
+    /// FieldValues 193: margin at which the GPU shuts down, degrees, signed.
+    MarginShutdown,
+    /// FieldValues 194: margin at which it slows down, degrees, signed.
+    MarginSlowdown,
+    /// FieldValues 195: margin at which it slows down for the memory's sake, degrees, signed.
+    MarginMemory,
+    /// FieldValues 196: margin at which it goes below its base clock, degrees, signed.
+    MarginGpu,
+    /// RowRemapperHistogram: banks with all their spare rows.
+    RowsSpareAll,
+    /// RowRemapperHistogram: banks with many.
+    RowsSpareMany,
+    /// RowRemapperHistogram: banks with some.
+    RowsSpareSome,
+    /// RowRemapperHistogram: banks with few.
+    RowsSpareFew,
+    /// RowRemapperHistogram: banks with none.
+    RowsSpareNone,
 }
 
 /// How many figures there are.
-pub const FIGURES: usize = Figure::PowerInstant as usize + 1;
+pub const FIGURES: usize = Figure::RowsSpareNone as usize + 1;
 
 impl Figure {
     /// Whether the figure stays what it is for as long as the driver is loaded.
@@ -260,6 +282,8 @@ impl Figure {
                 | F::BoardId
                 | F::ModuleId
                 | F::InforomChecksum
+                | F::BoostClockGraphics
+                | F::BoostClockSm
         )
     }
 }

@@ -91,6 +91,8 @@ const PROBES: &[Probe] = probes! {
     c"nvmlDeviceGetDefaultApplicationsClock" [1] => DefaultClockSm;
     c"nvmlDeviceGetDefaultApplicationsClock" [2] => DefaultClockMemory;
     c"nvmlDeviceGetDefaultApplicationsClock" [3] => DefaultClockVideo;
+    c"nvmlDeviceGetMaxCustomerBoostClock" [0] => BoostClockGraphics;
+    c"nvmlDeviceGetMaxCustomerBoostClock" [1] => BoostClockSm;
     c"nvmlDeviceGetCurrentClocksThrottleReasons" => ClockReasons;
     c"nvmlDeviceGetSupportedClocksThrottleReasons" => ClockReasonsSupported;
     c"nvmlDeviceGetAdaptiveClockInfoStatus" => AdaptiveClock;
@@ -101,6 +103,8 @@ const PROBES: &[Probe] = probes! {
     c"nvmlDeviceGetTotalEccErrors" [1, 0] => EccUncorrectedVolatile;
     c"nvmlDeviceGetTotalEccErrors" [1, 1] => EccUncorrectedAggregate;
     c"nvmlDeviceGetRemappedRows" => RowsCorrected, RowsUncorrected, RowsPending, RowsFailed;
+    c"nvmlDeviceGetRowRemapperHistogram" Words(0) =>
+        RowsSpareAll, RowsSpareMany, RowsSpareSome, RowsSpareFew, RowsSpareNone;
     c"nvmlDeviceGetMigMode" => MigMode, MigModePending;
     c"nvmlDeviceGetMaxMigDeviceCount" => MigDevices;
     c"nvmlDeviceGetGpuOperationMode" => OperationMode, OperationModePending;
@@ -209,8 +213,15 @@ fn read_memory(nvml: &Nvml, device: Handle, into: &mut DeviceInfo) {
 
 /// Those figures that can only be asked for by a field's number.
 fn read_fields(nvml: &Nvml, device: Handle, into: &mut DeviceInfo) {
-    const FIELDS: [(u32, F); 3] =
-        [(82, F::MemoryTemperature), (185, F::PowerAverage), (186, F::PowerInstant)];
+    const FIELDS: [(u32, F); 7] = [
+        (82, F::MemoryTemperature),
+        (185, F::PowerAverage),
+        (186, F::PowerInstant),
+        (193, F::MarginShutdown),
+        (194, F::MarginSlowdown),
+        (195, F::MarginMemory),
+        (196, F::MarginGpu),
+    ];
     // Of each field: number and scope, two times, type and status, value.
     let mut words = [0u64; FIELDS.len() * 5];
     for (field, (number, _)) in words.chunks_exact_mut(5).zip(FIELDS) {
@@ -226,6 +237,8 @@ fn read_fields(nvml: &Nvml, device: Handle, into: &mut DeviceInfo) {
             // Unsigned: int, long, long long.
             1 => field[4] & 0xffff_ffff,
             2 | 3 => field[4],
+            // Signed int.
+            5 => i64::from(field[4] as u32 as i32).cast_unsigned(),
             _ => continue,
         };
         if status == 0 {
@@ -246,6 +259,7 @@ mod tests {
     #[test]
     fn each_figure_is_read_once_and_in_a_shape_that_can_be_called() {
         let mut read = vec![F::MemoryReserved, F::MemoryTemperature, F::PowerAverage, F::PowerInstant];
+        read.extend([F::MarginShutdown, F::MarginSlowdown, F::MarginMemory, F::MarginGpu]);
         for probe in PROBES {
             read.extend(probe.figures);
             let pointers = if let Shape::Each = probe.shape { probe.figures.len() } else { 1 };
@@ -331,7 +345,10 @@ mod tests {
             let field = unsafe { &mut *to.add(index) };
             let refused = if field[0] == 82 { 3u64 << 32 } else { 0 };
             // An int in a union: what is beside it is not part of it.
-            (field[3], field[4]) = (1 | refused, 0xdead_0000_0000 | field[0]);
+            (field[3], field[4]) = match field[0] {
+                193 => (5, 0xdead_0000_0000 | u64::from(-8i32 as u32)),
+                number => (1 | refused, 0xdead_0000_0000 | number),
+            };
         }
         0
     }
@@ -389,6 +406,8 @@ mod tests {
             (F::PciDeviceId, Some(7)),
             (F::PciSubsystemId, Some(8)),
             (F::PowerInstant, Some(186)),
+            (F::MarginShutdown, Some(-8i64 as u64)),
+            (F::MarginGpu, Some(196)),
             (F::MemoryTemperature, None),
             (F::PowerUsage, None),
             (F::Energy, None),

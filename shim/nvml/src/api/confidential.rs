@@ -29,3 +29,14 @@ pub unsafe extern "C" fn nvmlSystemGetConfComputeSettings(to: *mut ConfidentialS
         }
     })
 }
+
+/// # Safety
+/// `to` is NULL or points to an unsigned int.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlSystemGetConfComputeGpusReadyState(to: *mut u32) -> Status {
+    answer(|| {
+        session::check()?;
+        // SAFETY: as the caller promises.
+        unsafe { out::put(to, 0) }
+    })
+}

@@ -12,6 +12,8 @@ use crate::{device, out};
 const UNSIGNED_INT: u32 = 1;
 /// NVML_VALUE_TYPE_UNSIGNED_LONG_LONG.
 const UNSIGNED_LONG_LONG: u32 = 3;
+/// NVML_VALUE_TYPE_SIGNED_INT.
+const SIGNED_INT: u32 = 5;
 
 /// # Safety
 /// `values` is NULL or points to `count` structures.
@@ -43,9 +45,14 @@ pub unsafe extern "C" fn nvmlDeviceGetFieldValues(
 }
 
 fn look_up(info: &DeviceInfo, value: &mut FieldValue) {
-    let found = figure(value.field).and_then(|(figure, kind)| Some((info.figure(figure)?, kind)));
+    let found = figure(value.field)
+        // Of power there is also that of the memory, or of the module, under another scope.
+        .filter(|_| value.scope == 0)
+        .and_then(|(figure, kind)| Some((info.figure(figure)?, kind)));
     match found {
         Some((number, kind)) => {
+            // In a union: what is beside a smaller type is left zero.
+            let number = if kind == UNSIGNED_LONG_LONG { number } else { number & 0xffff_ffff };
             (value.value, value.kind, value.status) = (number, kind, SUCCESS);
         }
         None => (value.value, value.kind, value.status) = (0, UNSIGNED_INT, NOT_SUPPORTED),
@@ -55,8 +62,8 @@ fn look_up(info: &DeviceInfo, value: &mut FieldValue) {
 /// The fields that are figures, and their types.
 fn figure(field: u32) -> Option<(Figure, u32)> {
     Some(match field {
-        1 => (Figure::EccMode, UNSIGNED_INT),
-        2 => (Figure::EccModePending, UNSIGNED_INT),
+        1 => (Figure::EccMode, UNSIGNED_LONG_LONG),
+        2 => (Figure::EccModePending, UNSIGNED_LONG_LONG),
         82 => (Figure::MemoryTemperature, UNSIGNED_INT),
         83 => (Figure::Energy, UNSIGNED_LONG_LONG),
         94 => (Figure::PcieReplays, UNSIGNED_INT),
@@ -67,6 +74,10 @@ fn figure(field: u32) -> Option<(Figure, u32)> {
         189 => (Figure::PowerLimitDefault, UNSIGNED_INT),
         190 => (Figure::PowerLimitEnforced, UNSIGNED_INT),
         192 => (Figure::PowerLimit, UNSIGNED_INT),
+        193 => (Figure::MarginShutdown, SIGNED_INT),
+        194 => (Figure::MarginSlowdown, SIGNED_INT),
+        195 => (Figure::MarginMemory, SIGNED_INT),
+        196 => (Figure::MarginGpu, SIGNED_INT),
         _ => return None,
     })
 }
@@ -85,8 +96,9 @@ mod tests {
             FieldValue { field: 83, scope: 0, timestamp: 0, latency: 0, kind: 9, status: 9, value: 9 };
         look_up(&info, &mut value);
         assert_eq!((value.value, value.kind, value.status), (1 << 40, UNSIGNED_LONG_LONG, SUCCESS));
-        for field in [82, 91, 4711] {
-            value.field = field;
+        info.set_figure(Figure::PowerInstant, 7);
+        for (field, scope) in [(82, 0), (91, 0), (4711, 0), (186, 1)] {
+            (value.field, value.scope) = (field, scope);
             look_up(&info, &mut value);
             assert_eq!((value.value, value.status), (0, NOT_SUPPORTED));
         }

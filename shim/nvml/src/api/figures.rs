@@ -73,7 +73,8 @@ macro_rules! chosen {
 /// `to` is NULL or points to an unsigned int.
 unsafe fn put_chosen(device: Device, which: u32, to: *mut u32, table: &[Figure]) -> Result<(), Status> {
     device::index(device)?;
-    let figure = table.get(which as usize).ok_or(NOT_SUPPORTED)?;
+    let unknown = if which < 4 { NOT_SUPPORTED } else { INVALID_ARGUMENT };
+    let figure = table.get(which as usize).ok_or(unknown)?;
     // SAFETY: as the caller promises.
     unsafe { device::put_figure(device, to, *figure) }
 }
@@ -162,13 +163,37 @@ chosen! {
     ];
     fn nvmlDeviceGetApplicationsClock = APPLICATION_CLOCKS;
     fn nvmlDeviceGetDefaultApplicationsClock = DEFAULT_CLOCKS;
-    fn nvmlDeviceGetTemperature = [Figure::Temperature];
-    fn nvmlDeviceGetTemperatureThreshold = [
-        Figure::ThresholdShutdown,
-        Figure::ThresholdSlowdown,
-        Figure::ThresholdMemory,
-        Figure::ThresholdGpu,
-    ];
+    fn nvmlDeviceGetMaxCustomerBoostClock = [Figure::BoostClockGraphics, Figure::BoostClockSm];
+}
+
+/// # Safety
+/// `to` is NULL or points to an unsigned int.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetTemperature(device: Device, sensor: u32, to: *mut u32) -> Status {
+    // There is one sensor, that of the GPU.
+    if sensor != 0 {
+        return answer(|| device::index(device).and(Err(INVALID_ARGUMENT)));
+    }
+    // SAFETY: as the caller promises.
+    answer(|| unsafe { device::put_figure(device, to, Figure::Temperature) })
+}
+
+/// # Safety
+/// `to` is NULL or points to an unsigned int.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetTemperatureThreshold(
+    device: Device,
+    which: u32,
+    to: *mut u32,
+) -> Status {
+    const THRESHOLDS: [Figure; 4] =
+        [Figure::ThresholdShutdown, Figure::ThresholdSlowdown, Figure::ThresholdMemory, Figure::ThresholdGpu];
+    // The kinds that follow these are of fans and notebooks.
+    if (4..8).contains(&which) {
+        return answer(|| device::index(device).and(Err(NOT_SUPPORTED)));
+    }
+    // SAFETY: as the caller promises.
+    answer(|| unsafe { put_chosen(device, which, to, &THRESHOLDS) })
 }
 
 /// # Safety
@@ -242,6 +267,27 @@ pub unsafe extern "C" fn nvmlDeviceGetRemappedRows(
             device::put_figure(device, pending, Figure::RowsPending)?;
             device::put_figure(device, failed, Figure::RowsFailed)
         }
+    })
+}
+
+/// # Safety
+/// `to` is NULL or points to an `nvmlRowRemapperHistogramValues_t`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetRowRemapperHistogram(device: Device, to: *mut [u32; 5]) -> Status {
+    answer(|| {
+        let kinds = [
+            Figure::RowsSpareAll,
+            Figure::RowsSpareMany,
+            Figure::RowsSpareSome,
+            Figure::RowsSpareFew,
+            Figure::RowsSpareNone,
+        ];
+        let mut banks = [0; 5];
+        for (banks, kind) in banks.iter_mut().zip(kinds) {
+            *banks = device::figure(device, kind)? as u32;
+        }
+        // SAFETY: as the caller promises.
+        unsafe { out::put(to, banks) }
     })
 }
 

@@ -59,6 +59,10 @@ pub unsafe extern "C" fn nvmlDeviceGetInforomVersion(
     to: *mut c_char,
     length: u32,
 ) -> Status {
+    // The interface knows four objects; cards have the first three.
+    if object > 3 {
+        return answer(|| device::index(device).and(Err(INVALID_ARGUMENT)));
+    }
     // SAFETY: the caller's promises are the ones that are asked for.
     unsafe {
         put(device, to, length, |info| {

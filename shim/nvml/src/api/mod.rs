@@ -1,6 +1,7 @@
 //! The functions that are carried, by subject. `build.rs` finds them by their text, and makes stubs of the rest.
 
 pub mod confidential;
+pub mod events;
 pub mod fields;
 pub mod figures;
 pub mod find;

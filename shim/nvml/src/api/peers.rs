@@ -92,3 +92,16 @@ pub extern "C" fn nvmlDeviceGetMigDeviceHandleByIndex(
 ) -> Status {
     answer(|| device::index(device).and(Err(NOT_FOUND)))
 }
+
+/// Whether the device is joined to the program's processor: no, there is a network between them.
+///
+/// # Safety
+/// `to` is NULL or points to an `nvmlC2cModeInfo_v1_t`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetC2cModeInfoV(device: Device, to: *mut u32) -> Status {
+    answer(|| {
+        device::index(device)?;
+        // SAFETY: as the caller promises.
+        unsafe { out::put(to, 0) }
+    })
+}

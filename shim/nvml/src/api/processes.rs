@@ -82,3 +82,47 @@ pub unsafe extern "C" fn nvmlDeviceGetAccountingMode(device: Device, mode: *mut 
         unsafe { out::put(mode, 0) }
     })
 }
+
+/// # Safety
+/// `to` is NULL or points to an unsigned int.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetAccountingBufferSize(device: Device, to: *mut u32) -> Status {
+    // As the driver has it. Programs size their list of processes by it.
+    const ENTRIES: u32 = 4000;
+    answer(|| {
+        device::index(device)?;
+        // SAFETY: as the caller promises.
+        unsafe { out::put(to, ENTRIES) }
+    })
+}
+
+/// # Safety
+/// The last three are NULL or each point to an unsigned int.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetEncoderStats(
+    device: Device,
+    sessions: *mut u32,
+    frames: *mut u32,
+    latency: *mut u32,
+) -> Status {
+    answer(|| {
+        device::index(device)?;
+        // SAFETY: as the caller promises.
+        unsafe {
+            out::put(sessions, 0)?;
+            out::put(frames, 0)?;
+            out::put(latency, 0)
+        }
+    })
+}
+
+/// # Safety
+/// `to` is NULL or points to an `nvmlFBCStats_t`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetFBCStats(device: Device, to: *mut [u32; 3]) -> Status {
+    answer(|| {
+        device::index(device)?;
+        // SAFETY: as the caller promises.
+        unsafe { out::put(to, [0; 3]) }
+    })
+}

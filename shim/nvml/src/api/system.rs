@@ -109,6 +109,14 @@ pub unsafe extern "C" fn nvmlGetExcludedDeviceCount(count: *mut u32) -> Status {
 }
 
 /// # Safety
+/// `count` is NULL or points to an unsigned int.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlGetBlacklistDeviceCount(count: *mut u32) -> Status {
+    // SAFETY: the caller's promises are the ones that are asked for.
+    unsafe { none(count) }
+}
+
+/// # Safety
 /// `count` is NULL or points to an unsigned int. `entries` is not used: there are none.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlSystemGetHicVersion(count: *mut u32, _entries: *mut c_void) -> Status {

@@ -18,7 +18,7 @@ use zerocopy::{FromBytes, IntoBytes};
 const BINDINGS: &str = "nvidia-ml-py==13.615.71";
 
 /// Cargo puts the library beside the test's own program.
-pub fn library() -> PathBuf {
+pub(crate) fn library() -> PathBuf {
     std::env::current_exe().unwrap().with_file_name("libnvidia_ml.so")
 }
 
@@ -68,7 +68,7 @@ fn bindings() -> Result<&'static Path, String> {
 }
 
 /// Python with the bindings, over the library; none, with a message, where there is no Python or no pip.
-pub fn python(arguments: &[&str]) -> Option<Command> {
+pub(crate) fn python(arguments: &[&str]) -> Option<Command> {
     match bindings() {
         Ok(folder) => {
             let mut command = Command::new("python3");
@@ -90,28 +90,28 @@ pub fn python(arguments: &[&str]) -> Option<Command> {
 }
 
 /// Runs one of the scripts of this folder; gives what it printed.
-pub fn script(name: &str, server: &str, more: &[(&str, &OsStr)]) -> Option<Output> {
+pub(crate) fn script(name: &str, server: &str, more: &[(&str, &OsStr)]) -> Option<Output> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name);
     let mut command = python(&[path.to_str().unwrap()])?;
     Some(command.env("FUSEWIRE_SERVER", server).envs(more.iter().copied()).output().unwrap())
 }
 
 /// The lines that a script printed; it must have succeeded.
-pub fn lines(output: &Output) -> Vec<String> {
+pub(crate) fn lines(output: &Output) -> Vec<String> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
     text(&output.stdout).lines().map(str::to_owned).collect()
 }
 
 /// Answers queries with an inventory that the test may change.
-pub struct Server {
-    pub address: String,
-    pub inventory: Arc<Mutex<Inventory>>,
-    pub asked: Arc<AtomicUsize>,
+pub(crate) struct Server {
+    pub(crate) address: String,
+    pub(crate) inventory: Arc<Mutex<Inventory>>,
+    pub(crate) asked: Arc<AtomicUsize>,
 }
 
 impl Server {
-    pub fn start(inventory: Inventory) -> Self {
+    pub(crate) fn start(inventory: Inventory) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = Self {
             address: listener.local_addr().unwrap().to_string(),
