@@ -107,16 +107,18 @@ fn kernel(
         }
     }
     let regs = functions.get(index).map_or(0, |f| f.register_count);
+    let max_threads = h.max_threads.unwrap_or(1024).min(1024);
     Ok(Kernel {
         name: h.name.to_owned(),
         params: h.params.iter().map(|p| Param { offset: p.offset, size: p.size, align: p.align }).collect(),
         param_bytes: h.params.last().map_or(0, |p| p.offset + p.size),
         static_shared: offset,
         local_bytes: functions.get(index).map_or(0, |f| f.frame_bytes),
-        max_threads: h.max_threads.unwrap_or(1024).min(1024),
+        max_threads,
         required_block: h.required_block,
         required_cluster: h.required_cluster,
-        num_regs: regs.clamp(16, 255),
+        // A compiler fits its registers to the block size that is promised: 65,536 for all its threads.
+        num_regs: regs.clamp(16, 255.min(65_536 / max_threads.max(1))),
         dynamic_shared_offset: dynamic,
         function: index,
         reachable,
