@@ -46,6 +46,15 @@ pub(super) struct Lanes {
     next: usize,
     /// Device-to-host chunks so far: chunk d uses slot d mod slots.
     d2h: u64,
+    /// By device-to-host slot: chunks that streams copy into it and that have not been handed to a lane. Every one
+    /// but the first waits for this thread; `crowded` counts those.
+    unhanded: Vec<u32>,
+    crowded: u32,
+    /// Host-to-device chunks below this have streams waiting for them; the client may send those below the others,
+    /// as it will hear, and as it has been told for certain.
+    awaited: u64,
+    told: u64,
+    confirmed: u64,
     /// Chunks of copies that were refused: their slots are free as soon as they have arrived.
     unwanted: Vec<u64>,
 }
@@ -53,6 +62,8 @@ pub(super) struct Lanes {
 impl Lanes {
     pub(super) fn new(count: u32, pinned: Arc<Pinned>, peer: String) -> Result<Self, ProtocolError> {
         let plan = ChunkPlan::new(count, pinned.plan().h2d_slots)?;
+        let first_credit = u64::from(pinned.plan().h2d_slots);
+        let unhanded = vec![0; pinned.plan().d2h_slots as usize];
         let shared = Shared {
             pinned,
             chunks: Mutex::new(ChunkReceiver::new(plan)),
@@ -69,6 +80,11 @@ impl Lanes {
             count: plan.lanes(),
             next: 0,
             d2h: 0,
+            unhanded,
+            crowded: 0,
+            awaited: 0,
+            told: first_credit,
+            confirmed: first_credit,
             unwanted: Vec::new(),
         })
     }
@@ -160,7 +176,32 @@ impl Lanes {
             }
             self.unwanted.retain(|chunk| !arrived.contains(chunk));
         }
-        receiver.tell_credit(u64::from(self.shared.pinned.plan().h2d_slots / 8))
+        let credit = receiver.tell_credit(u64::from(self.shared.pinned.plan().h2d_slots / 8));
+        self.told = credit.unwrap_or(self.told);
+        credit
+    }
+
+    /// A stream waits for a host-to-device chunk.
+    pub(super) fn await_chunk(&mut self, chunk: u64) {
+        self.awaited = self.awaited.max(chunk + 1);
+    }
+
+    /// All that the client is to be told has left.
+    pub(super) fn confirm_credit(&mut self) {
+        self.confirmed = self.told;
+    }
+
+    /// Whether streams wait for what only the shard can bring about: credit, or a slot's being handed on.
+    pub(super) fn is_depended_on(&self) -> bool {
+        self.awaited > self.confirmed || self.crowded != 0
+    }
+
+    /// The chunk in a device-to-host slot has been handed on, or given up.
+    fn handed(&mut self, slot: u32) {
+        if let Some(count) = self.unhanded.get_mut(slot as usize) {
+            self.crowded -= u32::from(*count > 1);
+            *count = count.saturating_sub(1);
+        }
     }
 
     /// Whether chunks that nobody wants are still to come.
@@ -178,16 +219,23 @@ impl Lanes {
         let slots = u64::from(self.shared.pinned.plan().d2h_slots).max(1);
         let chunk = self.d2h;
         self.d2h += 1;
-        ((chunk % slots) as u32, (chunk / slots) as u32)
+        let slot = (chunk % slots) as u32;
+        if let Some(count) = self.unhanded.get_mut(slot as usize) {
+            self.crowded += u32::from(*count != 0);
+            *count += 1;
+        }
+        (slot, (chunk / slots) as u32)
     }
 
     /// A device-to-host slot is free again.
-    pub(super) fn give_slot(&self, slot: u32) {
+    pub(super) fn give_slot(&mut self, slot: u32) {
+        self.handed(slot);
         self.shared.pinned.word(self.shared.pinned.freed(slot)).fetch_add(1, Ordering::Release);
     }
 
     /// Sends a device-to-host chunk from its slot. Gives the lane.
     pub(super) fn send(&mut self, number: u64, slot: u32, offset: u64, bytes: u32) -> usize {
+        self.handed(slot);
         let lane = self.next;
         self.next = (self.next + 1) % self.count.max(1);
         // SAFETY: the slot belongs to this chunk until the lane reports it sent, and the mapping outlives the lanes.

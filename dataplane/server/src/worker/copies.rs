@@ -15,6 +15,7 @@ use fusewire_wire::ops::table::{
 };
 use fusewire_wire::ops::{Call, Status};
 
+use super::backlog::{Continuing, QUEUE};
 use super::gpu::Gpu;
 use super::pinned::Block;
 use super::streams::{StreamId, Then};
@@ -27,18 +28,11 @@ const WAIT_GEQ: u32 = 0;
 const MAX_UNWANTED: usize = 1 << 20;
 
 impl Gpu {
-    pub(super) fn copy_in(&mut self, record: &CopyIn) -> Result<(), Status> {
+    pub(super) fn copy_in(&mut self, call: Call, record: &CopyIn) -> Result<(), Status> {
         let slot_bytes = u64::from(self.pinned.plan().slot_bytes);
         let chunks = self.expect_chunks(record.first_chunk, record.bytes.div_ceil(slot_bytes))?;
-        let result = self.enqueue_in(record, chunks.clone());
-        match result {
-            Ok(()) => Ok(()),
-            Err((done, status)) => {
-                // The client sends them all the same.
-                self.lanes.retire(done..chunks.end, status);
-                Err(status)
-            }
-        }
+        let first = chunks.start;
+        self.enqueue_in(call.number, *record, chunks, first, first)
     }
 
     /// Numbers chunks as the client has. The two must agree, or data would end up in the wrong place.
@@ -55,44 +49,71 @@ impl Gpu {
         Ok(chunks)
     }
 
-    /// On error: the first chunk that no ticket retires, and why.
-    fn enqueue_in(&mut self, record: &CopyIn, chunks: Range<u64>) -> Result<(), (u64, Status)> {
-        let mut done = chunks.start;
+    /// Enqueues the chunks of a copy from `next` on, as many as the queues take.
+    pub(super) fn enqueue_in(
+        &mut self,
+        number: u64,
+        record: CopyIn,
+        chunks: Range<u64>,
+        mut next: u64,
+        mut ticketed: u64,
+    ) -> Result<(), Status> {
+        let result = self.enqueue_chunks(&record, &chunks, &mut next, &mut ticketed);
+        match result {
+            Ok(()) if next < chunks.end => {
+                self.continuing = Some(Continuing::In { number, record, chunks, next, ticketed });
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+            Err(status) => {
+                // The client sends them all the same.
+                self.lanes.retire(ticketed..chunks.end, status);
+                Err(status)
+            }
+        }
+    }
+
+    fn enqueue_chunks(
+        &mut self,
+        record: &CopyIn,
+        chunks: &Range<u64>,
+        next: &mut u64,
+        ticketed: &mut u64,
+    ) -> Result<(), Status> {
         let plan = self.pinned.plan();
         let slot_bytes = u64::from(plan.slot_bytes);
         // The slots of a long copy come back as it goes on.
         let every = u64::from(plan.h2d_slots / 8).max(1);
-        let mut run = || -> Result<(), Status> {
-            self.covered(record.destination, record.bytes)?;
-            let (id, raw) = self.stream_for_work(record.stream)?;
-            if self.is_capturing(id) {
-                // At a replay the data would have to come again.
-                return Err(CAPTURE_UNSUPPORTED);
+        self.covered(record.destination, record.bytes)?;
+        let (id, raw) = self.stream(record.stream)?;
+        if self.is_capturing(id) {
+            // At a replay the data would have to come again.
+            return Err(CAPTURE_UNSUPPORTED);
+        }
+        while *next < chunks.end && self.queued < QUEUE {
+            let chunk = *next;
+            let offset = (chunk - chunks.start) * slot_bytes;
+            let bytes = (record.bytes - offset).min(slot_bytes);
+            self.count(id, 2)?;
+            let slot = self.await_chunk(raw, chunk)?;
+            let source = self.pinned.h2d_slot(slot).cast_const().cast::<c_void>();
+            let destination = record.destination + offset;
+            // SAFETY: the slot is registered and holds this chunk until it is retired; the destination was checked.
+            let status = unsafe { self.d.cuMemcpyHtoDAsync_v2(destination, source, bytes as usize, raw) };
+            self.ok(status)?;
+            *next += 1;
+            if *next - *ticketed == every || *next == chunks.end || self.queued >= QUEUE {
+                self.after(id, Then::Retire { chunks: *ticketed..*next })?;
+                *ticketed = *next;
             }
-            for chunk in chunks.clone() {
-                let offset = (chunk - chunks.start) * slot_bytes;
-                let bytes = (record.bytes - offset).min(slot_bytes);
-                let slot = self.await_chunk(raw, chunk)?;
-                let source = self.pinned.h2d_slot(slot).cast_const().cast::<c_void>();
-                let destination = record.destination + offset;
-                // SAFETY: the slot is registered and holds this chunk until it is retired; the destination was
-                // checked.
-                let status = unsafe { self.d.cuMemcpyHtoDAsync_v2(destination, source, bytes as usize, raw) };
-                self.ok(status)?;
-                if chunk + 1 - done == every || chunk + 1 == chunks.end {
-                    self.after(id, Then::Retire { chunks: done..chunk + 1 })?;
-                    done = chunk + 1;
-                }
-            }
-            Ok(())
-        };
-        let result = run();
-        result.map_err(|status| (done, status))
+        }
+        Ok(())
     }
 
     /// The stream waits until a chunk is in its slot. Gives the slot.
     fn await_chunk(&mut self, stream: CUstream, chunk: u64) -> Result<u32, Status> {
         let (slot, count) = self.lanes.place_of(chunk);
+        self.lanes.await_chunk(chunk);
         if !self.lanes.has_arrived(chunk) {
             let word = self.pinned.word_address(self.pinned.arrival(slot));
             // SAFETY: a live stream and a registered word, which the lane's thread sets.
@@ -139,30 +160,46 @@ impl Gpu {
         if record.bytes <= INLINE_REPLY_BYTES as u64 {
             return self.copy_out_inline(call.number, id, raw, record);
         }
-        let slot_bytes = u64::from(self.pinned.plan().slot_bytes);
-        let mut offset = 0;
+        self.enqueue_out(call.number, *record, 0)
+    }
+
+    /// Enqueues the chunks of a copy from `offset` on, as many as the queues take.
+    pub(super) fn enqueue_out(
+        &mut self,
+        number: u64,
+        record: CopyOut,
+        mut offset: u64,
+    ) -> Result<(), Status> {
+        let (id, _) = self.stream(record.stream)?;
         while offset < record.bytes {
-            let bytes = (record.bytes - offset).min(slot_bytes);
-            let (slot, destination) = match self.await_slot(raw) {
-                Ok(found) => found,
+            if self.queued >= QUEUE {
+                self.continuing = Some(Continuing::Out { number, record, offset });
+                return Ok(());
+            }
+            match self.enqueue_piece(number, &record, offset) {
+                Ok(bytes) => offset += bytes,
                 Err(status) => {
-                    self.cancel_chunks(id, call.number);
+                    self.cancel_chunks(id, number);
                     return Err(status);
                 }
-            };
-            let source = record.source + offset;
-            // SAFETY: the slot is registered and, where the stream has got to, free; the source was checked.
-            let status = unsafe { self.d.cuMemcpyDtoHAsync_v2(destination, source, bytes as usize, raw) };
-            let last = offset + bytes == record.bytes;
-            let then = Then::Chunk { number: call.number, slot, offset, bytes: bytes as u32, last };
-            if let Err(status) = self.ok(status).and_then(|()| self.after(id, then)) {
-                self.lanes.give_slot(slot);
-                self.cancel_chunks(id, call.number);
-                return Err(status);
             }
-            offset += bytes;
         }
         Ok(())
+    }
+
+    fn enqueue_piece(&mut self, number: u64, record: &CopyOut, offset: u64) -> Result<u64, Status> {
+        let (id, raw) = self.stream(record.stream)?;
+        let bytes = (record.bytes - offset).min(u64::from(self.pinned.plan().slot_bytes));
+        self.count(id, 2)?;
+        let (slot, destination) = self.await_slot(raw)?;
+        let source = record.source + offset;
+        // SAFETY: the slot is registered and, where the stream has got to, free; the source was checked.
+        let status = unsafe { self.d.cuMemcpyDtoHAsync_v2(destination, source, bytes as usize, raw) };
+        let last = offset + bytes == record.bytes;
+        let then = Then::Chunk { number, slot, offset, bytes: bytes as u32, last };
+        let queued = self.ok(status).and_then(|()| self.after(id, then));
+        queued.inspect_err(|_| self.lanes.give_slot(slot))?;
+        Ok(bytes)
     }
 
     /// The copy is refused half way: the client is told so, and gets none of it.

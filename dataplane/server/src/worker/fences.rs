@@ -40,12 +40,15 @@ pub(super) struct Fences {
     raised: FxHashMap<u64, Fence>,
     /// Waiting for the end of a capture.
     held: Vec<(u64, Purpose)>,
+    /// Reached, and to be carried out when nothing depends on this thread: it may wait for the GPU.
+    ripe: Vec<(u64, Purpose, Status)>,
 }
 
 impl Fences {
     /// Whether memory is on its way back.
     pub(super) fn frees_memory(&self) -> bool {
         self.raised.values().any(|fence| matches!(fence.purpose, Purpose::Unmap { .. }))
+            || !self.ripe.is_empty()
     }
 }
 
@@ -131,6 +134,26 @@ impl Gpu {
     }
 
     fn fence_done(&mut self, context: u64, purpose: Purpose, status: Status) {
+        let may_wait = !matches!(purpose, Purpose::Done { .. } | Purpose::Reply { .. });
+        if may_wait && self.is_depended_on() {
+            self.fences.ripe.push((context, purpose, status));
+            return;
+        }
+        self.carry_out(context, purpose, status);
+    }
+
+    /// Carries out what waited for nothing to depend on this thread. Gives whether there was anything.
+    pub(super) fn carry_out_ripe(&mut self) -> bool {
+        if self.fences.ripe.is_empty() || self.is_depended_on() {
+            return false;
+        }
+        for (context, purpose, status) in std::mem::take(&mut self.fences.ripe) {
+            self.carry_out(context, purpose, status);
+        }
+        true
+    }
+
+    fn carry_out(&mut self, context: u64, purpose: Purpose, status: Status) {
         if self.prints {
             self.forward_output();
         }

@@ -15,6 +15,7 @@ use cudarc::driver::sys::{
 use fusewire_wire::ops::Status;
 use rustc_hash::FxHashMap;
 
+use super::backlog::Continuing;
 use super::bulk::Lanes;
 use super::fences::Fences;
 use super::handles::{MAX_OBJECTS, Table};
@@ -65,6 +66,8 @@ pub(super) struct Graph {
 pub(super) struct Exec {
     pub(super) raw: CUgraphExec,
     pub(super) context: u64,
+    /// The first launch uploads the graph.
+    pub(super) launched: bool,
 }
 
 #[derive(Debug)]
@@ -120,6 +123,10 @@ pub(super) struct Gpu {
     pub(super) textures: FxHashMap<u64, u64>,
     pub(super) surfaces: FxHashMap<u64, u64>,
 
+    /// Entries on the GPU's queues that are not known to be finished.
+    pub(super) queued: u32,
+    /// A copy of which only a part has been enqueued.
+    pub(super) continuing: Option<Continuing>,
     /// The context that is current on this thread; 0 for none.
     pub(super) current: u64,
     /// The context that the operation at hand concerns; 0 for none.
@@ -166,6 +173,8 @@ impl Gpu {
             allocations: Table::refusing_with(INVALID_VALUE),
             textures: FxHashMap::default(),
             surfaces: FxHashMap::default(),
+            queued: 0,
+            continuing: None,
             current: 0,
             concerned: 0,
             misbehaved: None,
@@ -255,6 +264,9 @@ impl Gpu {
                 self.streams.get_mut(id).ok().and_then(|stream| stream.pending.pop_front())
             {
                 self.complete(id, pending, status);
+            }
+            if let Ok(stream) = self.streams.get_mut(id) {
+                self.queued = self.queued.saturating_sub(std::mem::take(&mut stream.unticketed));
             }
         }
         self.fail_fences(context, status);

@@ -214,13 +214,15 @@ impl Gpu {
         // SAFETY: a live graph and a live place.
         let status = unsafe { self.d.cuGraphInstantiateWithFlags(&raw mut raw, graph, flags) };
         self.ok(status)?;
-        self.execs.put(record.exec, Exec { raw, context: record.context });
+        self.execs.put(record.exec, Exec { raw, context: record.context, launched: false });
         Ok(())
     }
 
     pub(super) fn graph_launch(&mut self, exec: u64, stream: u64) -> Result<(), Status> {
-        let exec = self.execs.get(exec)?.raw;
         let (_, raw) = self.stream_for_work(stream)?;
+        let exec = self.execs.get_mut(exec)?;
+        exec.launched = true;
+        let exec = exec.raw;
         // SAFETY: both are live.
         let status = unsafe { self.d.cuGraphLaunch(exec, raw) };
         self.ok(status)

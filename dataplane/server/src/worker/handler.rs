@@ -158,8 +158,8 @@ impl Handler for Gpu {
         self.host_unmirror(call, r)
     }
 
-    fn copy_in(&mut self, _: Call, r: &CopyIn, _: &[u8]) -> Async {
-        self.copy_in(r)
+    fn copy_in(&mut self, call: Call, r: &CopyIn, _: &[u8]) -> Async {
+        self.copy_in(call, r)
     }
 
     fn copy_in_inline(&mut self, _: Call, r: &CopyInInline, tail: &[u8]) -> Async {

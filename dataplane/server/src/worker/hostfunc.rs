@@ -49,6 +49,11 @@ impl HostFunctions {
         let _ = self.calls.waker.set(waker);
     }
 
+    /// Whether the GPU waits, or may come to wait, for the client to say that a host function has run.
+    pub(super) fn is_depended_on(&self, busy: bool) -> bool {
+        !self.held.is_empty() || (busy && !self.captured.is_empty())
+    }
+
     /// Captured host functions that have been reached since the last call.
     pub(super) fn take_calls(&self) -> Vec<u64> {
         std::mem::take(&mut *self.calls.numbers.lock().unwrap_or_else(PoisonError::into_inner))

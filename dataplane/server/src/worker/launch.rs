@@ -80,6 +80,7 @@ impl Gpu {
     pub(super) fn launch(&mut self, record: &Launch, tail: &[u8]) -> Result<(), Status> {
         let (function, buffer) = self.function_with(record.function, tail, record.parameter_bytes)?;
         let (_, stream) = self.stream_for_work(record.stream)?;
+        self.functions.get_mut(record.function)?.launched = true;
         let (grid, block) = (record.grid, record.block);
         let mut extra = Extra::new(buffer);
         // SAFETY: function and stream are live, the parameters are as long as the function takes. What the
@@ -106,6 +107,7 @@ impl Gpu {
         let (attributes, rest) = self.launch_attributes(tail, record.attributes)?;
         let (function, buffer) = self.function_with(record.function, rest, record.parameter_bytes)?;
         let (id, stream) = self.stream_for_work(record.stream)?;
+        self.functions.get_mut(record.function)?.launched = true;
         let config = LaunchConfig {
             grid: dims(record.grid),
             block: dims(record.block),

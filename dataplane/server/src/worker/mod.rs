@@ -5,11 +5,13 @@
 //! * [`gpu`]: what the session has, and the rules for touching it; then, by kind of object, [`contexts`],
 //!   [`memory`], [`copies`], [`streams`], [`hostfunc`], [`modules`], [`launch`], [`graphs`], [`textures`];
 //! * [`handler`]: the op table's side, which says where each operation is done;
+//! * [`backlog`]: what has to wait before the driver is given it;
 //! * [`fences`], [`ranges`], [`handles`], [`pinned`], [`bulk`], [`outgoing`], [`output`]: what those stand on.
 //!
 //! Rules. No thread waits for the GPU. Nothing from the client reaches the driver unchecked: handles are looked
 //! up, ranges must be mapped, numbers must be in range. Everything is done in the order in which it came.
 
+mod backlog;
 mod bulk;
 mod contexts;
 mod copies;

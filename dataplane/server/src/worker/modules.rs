@@ -67,6 +67,8 @@ pub(super) struct Function {
     /// Bytes that its parameter buffer must have.
     pub(super) parameter_bytes: u32,
     pub(super) parameters: Vec<ParameterInfo>,
+    /// Its code is on the GPU.
+    pub(super) launched: bool,
 }
 
 /// Images under way, by the client's handle.
@@ -328,7 +330,8 @@ impl Gpu {
             words.push(self.attribute_of(raw, kernel, attribute, device).unwrap_or(0));
         }
         let tail = parameters.as_bytes().to_vec();
-        self.functions.put(handle, Function { raw, kernel, owner, parameter_bytes, parameters });
+        self.functions
+            .put(handle, Function { raw, kernel, owner, parameter_bytes, parameters, launched: false });
         Ok((tail, words))
     }
 

@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::Receiver;
 use fusewire_link::{CommandLane, CoreId, Wait};
 use fusewire_wire::error::{Culprit, ProtocolError};
-use fusewire_wire::frame::CloseReason;
+use fusewire_wire::frame::{CloseReason, Record};
 use fusewire_wire::hello::Hello;
-use fusewire_wire::ops::{Call, DispatchError, table};
+use fusewire_wire::ops::table::HostFuncDone;
+use fusewire_wire::ops::{Call, DispatchError, Record as _, table};
 use fusewire_wire::session::{Flow, Nanos, ServerSession, Transmit};
 
+use super::backlog::Kept;
 use super::gpu::Gpu;
 use crate::control::{ControlError, SessionStats, ToWorker};
 
@@ -30,6 +32,8 @@ const SHORTEST_PAUSE: Duration = Duration::from_micros(20);
 const LONGEST_PAUSE: Duration = Duration::from_micros(500);
 /// Frames under way beyond which events are gathered instead of sent.
 const FRAMES_UNDER_WAY: usize = 4;
+/// Operations after which the GPU is looked at in the middle of a batch.
+const POLL_EVERY: u64 = 32;
 /// How long the last word may take to leave.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// How long the command lane may outlive a bulk lane: an ordinary end closes them all, in any order.
@@ -76,6 +80,8 @@ pub(super) struct Shard {
     pub(super) session: ServerSession,
     pub(super) lane: Box<dyn CommandLane>,
     pub(super) gpu: Gpu,
+    /// Records that have to wait.
+    kept: Kept,
     /// What the daemon says, brought by the thread that listens to it.
     pub(super) control: Receiver<Result<ToWorker, ControlError>>,
     /// Cores for the bulk lanes' threads.
@@ -106,6 +112,7 @@ impl Shard {
             session,
             lane,
             gpu,
+            kept: Kept::default(),
             control,
             cores,
             stats: SessionStats::default(),
@@ -138,6 +145,7 @@ impl Shard {
         let now = Instant::now();
         let mut progress = received;
         progress |= self.gpu.poll();
+        progress |= self.catch_up()?;
         for number in self.gpu.hosts.take_calls() {
             self.gpu.out.host_call(number);
             progress = true;
@@ -174,7 +182,7 @@ impl Shard {
             // The client's window is full; an acknowledgement opens it.
             return Wait::AtMost(LONGEST_PAUSE);
         }
-        if self.gpu.streams.is_waiting() || self.gpu.lanes.awaits_unwanted() {
+        if self.gpu.streams.is_waiting() || self.gpu.lanes.awaits_unwanted() || !self.kept.is_empty() {
             let idle = self.last_progress.elapsed();
             if idle < self.spin {
                 return Wait::No;
@@ -195,23 +203,13 @@ impl Shard {
     /// Turns the lane, and does what came over it. Gives whether anything did.
     fn receive(&mut self, wait: Wait) -> Result<bool, End> {
         let nanos = self.nanos();
-        let Self { session, lane, gpu, stats, .. } = self;
+        let Self { session, lane, gpu, kept, stats, .. } = self;
         let mut end = None;
         let turn = lane.turn(wait, &mut |bytes| {
             if end.is_some() {
                 return;
             }
-            let result = session.receive(nanos, bytes, |record| -> Result<Flow, End> {
-                gpu.concerned = 0;
-                stats.calls += 1;
-                let call = Call { number: record.number, flags: record.flags };
-                table::dispatch(gpu, record.op, call, record.body)?;
-                match gpu.misbehaved.take() {
-                    None => Ok(Flow::Continue),
-                    Some(how) => Err(End::Misbehaved(how)),
-                }
-            });
-            end = result.err();
+            end = session.receive(nanos, bytes, |record| take(gpu, kept, stats, &record)).err();
         });
         if let Some(end) = end {
             return Err(end);
@@ -225,12 +223,43 @@ impl Shard {
         }
     }
 
+    /// Does what has been kept, as far as it need not wait any more. Gives whether there was anything.
+    fn catch_up(&mut self) -> Result<bool, End> {
+        let mut progress = self.gpu.carry_out_ripe();
+        loop {
+            if self.gpu.proceed() {
+                progress = true;
+                continue;
+            }
+            let Some((op, body)) = self.kept.front() else { break };
+            if self.gpu.must_wait(op, body) {
+                break;
+            }
+            let Some((call, op, body)) = self.kept.pop() else { break };
+            perform(&mut self.gpu, call, op, &body)?;
+            progress = true;
+        }
+        if self.session.is_held() && !self.kept.is_full() {
+            let nanos = self.nanos();
+            let Self { session, gpu, kept, stats, .. } = self;
+            session.resume(nanos, |record| take(gpu, kept, stats, &record))?;
+            progress = true;
+        }
+        if !self.kept.is_empty() || self.gpu.continuing.is_some() {
+            self.gpu.watch_queues();
+        }
+        Ok(progress)
+    }
+
     /// Hands events to the session and the session's frames to the lane.
     fn flush(&mut self) -> Result<(), End> {
         self.gpu.out.flush(self.session.outbox())?;
         while self.lane.in_flight() < FRAMES_UNDER_WAY {
             let Some(frame) = self.session.transmit() else { break };
             self.send(frame)?;
+        }
+        if self.lane.in_flight() == 0 && self.gpu.out.is_empty() {
+            self.gpu.lanes.confirm_credit();
         }
         Ok(())
     }
@@ -303,6 +332,30 @@ impl Shard {
     fn nanos(&self) -> Nanos {
         u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
+}
+
+/// Takes a record from the client: it is done at once, or kept behind those that wait. Only the news that a host
+/// function has run overtakes them: they may be waiting for just that.
+fn take(gpu: &mut Gpu, kept: &mut Kept, stats: &mut SessionStats, record: &Record<'_>) -> Result<Flow, End> {
+    stats.calls += 1;
+    let call = Call { number: record.number, flags: record.flags };
+    let overtakes = record.op == HostFuncDone::CODE;
+    if !overtakes && (!kept.is_empty() || gpu.must_wait(record.op, record.body)) {
+        kept.push(call, record.op, record.body);
+        return Ok(if kept.is_full() { Flow::Pause } else { Flow::Continue });
+    }
+    perform(gpu, call, record.op, record.body)?;
+    // A long batch must not keep what the GPU has finished waiting.
+    if record.number.is_multiple_of(POLL_EVERY) {
+        gpu.poll();
+    }
+    Ok(Flow::Continue)
+}
+
+fn perform(gpu: &mut Gpu, call: Call, op: u16, body: &[u8]) -> Result<(), End> {
+    gpu.concerned = 0;
+    table::dispatch(gpu, op, call, body)?;
+    gpu.misbehaved.take().map_or(Ok(()), |how| Err(End::Misbehaved(how)))
 }
 
 /// Writes a greeting to a fresh connection, whose buffer has room for it.

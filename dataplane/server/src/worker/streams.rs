@@ -41,6 +41,10 @@ pub(super) struct Stream {
     /// Where tickets are written, and the last one issued.
     word: Word,
     issued: u32,
+    /// Entries since the last ticket.
+    pub(super) unticketed: u32,
+    /// Something may have been printed that no marked ticket follows.
+    unflushed: bool,
     /// Work was put on the stream after the last ticket.
     pub(super) dirty: bool,
     pub(super) pending: VecDeque<Pending>,
@@ -58,6 +62,8 @@ pub(super) struct Stream {
 #[derive(Debug)]
 pub(super) struct Pending {
     ticket: u32,
+    /// Entries that are finished with it.
+    entries: u32,
     /// Recorded before the ticket: waiting for it makes the driver flush what was printed.
     printed: Option<CUevent>,
     pub(super) then: Then,
@@ -113,6 +119,21 @@ pub(super) enum Then {
     },
 }
 
+impl Then {
+    /// Whether the program, once it hears of it, expects to see what was printed before.
+    fn shows_output(&self) -> bool {
+        matches!(
+            self,
+            Self::Reply { .. }
+                | Self::Done { .. }
+                | Self::Inline { .. }
+                | Self::Chunk { last: true, .. }
+                | Self::HostCall { .. }
+                | Self::Fence { .. }
+        )
+    }
+}
+
 /// All streams of the session.
 #[derive(Debug, Default)]
 pub(super) struct Streams {
@@ -163,6 +184,14 @@ impl Streams {
             .collect()
     }
 
+    /// Streams with entries that no ticket follows.
+    pub(super) fn unticketed(&self) -> Vec<StreamId> {
+        let ids = self.slots.iter().zip(0..);
+        ids.filter(|(slot, _)| slot.as_ref().is_some_and(|stream| stream.unticketed != 0))
+            .map(|(_, index)| StreamId(index))
+            .collect()
+    }
+
     /// Whether anything waits for the GPU.
     pub(super) fn is_waiting(&self) -> bool {
         !self.active.is_empty()
@@ -184,7 +213,7 @@ impl Gpu {
     #[inline]
     pub(super) fn stream_for_work(&mut self, handle: u64) -> Result<(StreamId, CUstream), Status> {
         let (id, raw) = self.stream(handle)?;
-        self.streams.get_mut(id)?.dirty = true;
+        self.count(id, 1)?;
         Ok((id, raw))
     }
 
@@ -209,7 +238,7 @@ impl Gpu {
         let (raw, ticket) = (stream.raw, stream.issued.wrapping_add(1));
         let address = self.pinned.word_address(stream.word);
         let mut printed = None;
-        if self.prints && matches!(then, Then::Reply { .. } | Then::Done { .. } | Then::Inline { .. }) {
+        if self.prints && then.shows_output() {
             printed = self.mark(raw);
         }
         // SAFETY: a live stream; the word is registered pinned memory.
@@ -217,8 +246,11 @@ impl Gpu {
         self.ok(status)?;
         let stream = self.streams.get_mut(id)?;
         stream.issued = ticket;
+        stream.unflushed = printed.is_none() && (stream.unflushed || stream.dirty);
         stream.dirty = false;
-        stream.pending.push_back(Pending { ticket, printed, then });
+        let entries = std::mem::take(&mut stream.unticketed) + 1;
+        stream.pending.push_back(Pending { ticket, entries, printed, then });
+        self.queued += 1;
         self.activate(id);
         Ok(())
     }
@@ -227,14 +259,14 @@ impl Gpu {
     /// whether there was anything to wait for; if not, `then` has not been queued.
     pub(super) fn after_all(&mut self, id: StreamId, then: Then) -> Result<bool, Status> {
         let stream = self.streams.get_mut(id)?;
-        if stream.dirty {
+        if stream.dirty || (self.prints && stream.unflushed) {
             return self.after(id, then).map(|()| true);
         }
         if stream.pending.is_empty() {
             return Ok(false);
         }
         let ticket = stream.issued;
-        stream.pending.push_back(Pending { ticket, printed: None, then });
+        stream.pending.push_back(Pending { ticket, entries: 0, printed: None, then });
         Ok(true)
     }
 
@@ -300,6 +332,7 @@ impl Gpu {
     }
 
     pub(super) fn complete(&mut self, id: StreamId, pending: Pending, mut status: Status) {
+        self.queued = self.queued.saturating_sub(pending.entries);
         if let Some(event) = pending.printed {
             self.collect_printed(id, event, status);
         }
@@ -383,6 +416,7 @@ impl Gpu {
 
     fn bury(&mut self, id: StreamId) {
         let Some(stream) = self.streams.remove(id) else { return };
+        self.queued = self.queued.saturating_sub(stream.unticketed);
         if stream.raw != LEGACY && self.enter(stream.context).is_ok() {
             // SAFETY: ours, and nothing names it any more.
             unsafe { self.d.cuStreamDestroy_v2(stream.raw) };
@@ -400,6 +434,8 @@ impl Gpu {
             context,
             word,
             issued: 0,
+            unticketed: 0,
+            unflushed: false,
             dirty: false,
             pending: VecDeque::new(),
             active: false,

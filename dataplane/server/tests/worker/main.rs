@@ -12,7 +12,9 @@
     reason = "all of it is a test, though without the attribute"
 )]
 
+mod backlog;
 mod bad_input;
+mod blocking;
 mod client;
 mod measure;
 mod objects;
@@ -41,11 +43,22 @@ fn main() -> ExitCode {
         let driver = args.get(2).map(PathBuf::from);
         return fusewire_server::worker::main(&WorkerOptions { control_fd: 3, driver });
     }
-    let tests =
-        [thin::TESTS, objects::TESTS, bad_input::TESTS, trouble::TESTS, measure::MEASUREMENTS].concat();
+    let tests = [
+        thin::TESTS,
+        objects::TESTS,
+        backlog::TESTS,
+        bad_input::TESTS,
+        trouble::TESTS,
+        measure::MEASUREMENTS,
+        blocking::MEASUREMENTS,
+    ]
+    .concat();
     let trials = tests.into_iter().map(|(name, test)| {
         let ordered = NEED_SOFTGPU.contains(&name) && !client::is_softgpu();
-        let measured = measure::MEASUREMENTS.iter().any(|measurement| measurement.0 == name);
+        let measured = [measure::MEASUREMENTS, blocking::MEASUREMENTS]
+            .concat()
+            .iter()
+            .any(|measurement| measurement.0 == name);
         let run = move || {
             test();
             Ok::<(), Failed>(())

@@ -134,6 +134,8 @@ fn slow_data_does_not_hold_launches_up() {
     let (a, b) = (client.block(context, 4 << 20), client.block(context, 4096));
     let module = client.module(context, ADD.as_bytes());
     let (add, _) = client.function(module, "add");
+    // The first launch of a kernel may wait for the GPU, and the worker makes it wait for the data then.
+    client.launch(add, fast, 4, &[b, b]);
     client.hold_chunks = true;
     let data = vec![3; 1 << 20];
     client.copy_in(slow, a, &data);

@@ -1,0 +1,193 @@
+//! What has to wait in the worker before the driver is given it, so that no driver call ever waits for the GPU
+//! while the GPU waits for the worker.
+//!
+//! Two things make a driver call wait. A hardware queue takes about a thousand entries (1,020 measured on an
+//! H200, streams sharing eight such queues); one more launch blocks until there is room. And some calls, an unload
+//! or the first launch of a kernel, wait until the device is idle. Either is harmless to the GPU's own work, but
+//! not when that work waits for this thread: for credit that the client has not been told of, for a
+//! device-to-host slot that this thread has not handed on, for a host function. So entries are counted and kept
+//! below the limit, copies of many chunks are enqueued piece by piece, and calls that may wait are made when
+//! nothing depends on this thread. Records that come meanwhile are kept, in order.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use fusewire_wire::ops::table::{
+    BlobPart, BlockMap, BlockUnmap, CaptureBegin, CopyIn, CopyInInline, CopyOut, CopyRect, CopyWithin,
+    CtxSynchronize, EventCreate, EventDestroy, EventElapsed, EventRecord, Fence, FuncGetAttribute,
+    GraphLaunch, HostFunc, HostFuncDone, Launch, LaunchEx, MemInfo, Memset, Occupancy, StreamCreate,
+    StreamDefault, StreamDestroy, StreamQuery, StreamSynchronize, StreamWaitEvent, StreamWaitValue,
+    StreamWriteValue,
+};
+use fusewire_wire::ops::{Call, Record, Replies, Status};
+use zerocopy::FromBytes;
+
+use super::gpu::Gpu;
+use super::streams::StreamId;
+
+/// Entries that are kept on the GPU's queues at most, all streams together.
+pub(super) const QUEUE: u32 = 900;
+/// A ticket at least every so many entries, so that it is known how many are left.
+pub(super) const TICKET_EVERY: u32 = 64;
+/// Bytes of records that are kept before the command lane is left alone.
+const MAX_KEPT: usize = 32 << 20;
+
+/// Operations whose driver calls never wait for the GPU, launches apart. Everything else may.
+const NEVER_WAIT: &[u16] = &[
+    CtxSynchronize::CODE,
+    BlockMap::CODE,
+    BlockUnmap::CODE,
+    Fence::CODE,
+    MemInfo::CODE,
+    CopyIn::CODE,
+    CopyInInline::CODE,
+    CopyOut::CODE,
+    CopyWithin::CODE,
+    CopyRect::CODE,
+    Memset::CODE,
+    StreamCreate::CODE,
+    StreamDefault::CODE,
+    StreamDestroy::CODE,
+    StreamSynchronize::CODE,
+    StreamQuery::CODE,
+    StreamWaitEvent::CODE,
+    StreamWaitValue::CODE,
+    StreamWriteValue::CODE,
+    EventCreate::CODE,
+    EventDestroy::CODE,
+    EventRecord::CODE,
+    EventElapsed::CODE,
+    HostFunc::CODE,
+    HostFuncDone::CODE,
+    BlobPart::CODE,
+    FuncGetAttribute::CODE,
+    Occupancy::CODE,
+    CaptureBegin::CODE,
+];
+
+/// A copy of which only a part has been enqueued.
+#[derive(Debug)]
+pub(super) enum Continuing {
+    In {
+        number: u64,
+        record: CopyIn,
+        chunks: Range<u64>,
+        /// Chunks below this have been enqueued; of these, those below the other have their ticket.
+        next: u64,
+        ticketed: u64,
+    },
+    Out {
+        number: u64,
+        record: CopyOut,
+        offset: u64,
+    },
+}
+
+/// Records that have come and not been looked at yet.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    records: VecDeque<(Call, u16, Box<[u8]>)>,
+    bytes: usize,
+}
+
+impl Kept {
+    pub(super) fn push(&mut self, call: Call, op: u16, body: &[u8]) {
+        self.bytes += body.len();
+        self.records.push_back((call, op, body.into()));
+    }
+
+    pub(super) fn front(&self) -> Option<(u16, &[u8])> {
+        self.records.front().map(|(_, op, body)| (*op, &**body))
+    }
+
+    pub(super) fn pop(&mut self) -> Option<(Call, u16, Box<[u8]>)> {
+        let record = self.records.pop_front()?;
+        self.bytes -= record.2.len();
+        Some(record)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes > MAX_KEPT
+    }
+}
+
+impl Gpu {
+    /// Whether an operation has to wait, and with it all that come after it.
+    #[inline]
+    pub(super) fn must_wait(&self, op: u16, body: &[u8]) -> bool {
+        self.continuing.is_some()
+            || self.queued >= QUEUE
+            || (self.is_depended_on() && self.may_wait(op, body))
+    }
+
+    /// Whether work on the GPU waits for this thread.
+    #[inline]
+    pub(super) fn is_depended_on(&self) -> bool {
+        self.lanes.is_depended_on() || self.hosts.is_depended_on(self.queued != 0)
+    }
+
+    /// Whether the driver's call for an operation may wait for the GPU.
+    fn may_wait(&self, op: u16, body: &[u8]) -> bool {
+        let handle = || u64::read_from_prefix(body).map_or(0, |(handle, _)| handle);
+        match op {
+            // The first launch loads the code, and makes room for its stack.
+            Launch::CODE | LaunchEx::CODE => {
+                self.functions.get(handle()).is_ok_and(|function| !function.launched)
+            }
+            GraphLaunch::CODE => self.execs.get(handle()).is_ok_and(|exec| !exec.launched),
+            op => !NEVER_WAIT.contains(&op),
+        }
+    }
+
+    /// Counts entries that are about to be put on a stream.
+    #[inline]
+    pub(super) fn count(&mut self, id: StreamId, entries: u32) -> Result<(), Status> {
+        self.streams.get_mut(id)?.dirty = true;
+        // What is captured is not on any queue.
+        if self.is_capturing(id) {
+            return Ok(());
+        }
+        if self.streams.get(id)?.unticketed >= TICKET_EVERY {
+            self.after(id, super::streams::Then::Nothing)?;
+        }
+        let stream = self.streams.get_mut(id)?;
+        stream.dirty = true;
+        stream.unticketed += entries;
+        self.queued += entries;
+        Ok(())
+    }
+
+    /// Sees to it that the queues' becoming empty will be noticed.
+    pub(super) fn watch_queues(&mut self) {
+        for id in self.streams.unticketed() {
+            let Ok(context) = self.streams.get(id).map(|stream| stream.context) else { continue };
+            if self.enter(context).is_ok() && !self.is_capturing(id) {
+                // On an error the context is lost, and its entries are not counted any more.
+                let _ = self.after(id, super::streams::Then::Nothing);
+            }
+        }
+    }
+
+    /// Goes on with a copy that did not fit. Gives whether it went on.
+    pub(super) fn proceed(&mut self) -> bool {
+        let before = self.queued;
+        if before >= QUEUE {
+            return false;
+        }
+        let Some(copy) = self.continuing.take() else { return false };
+        let (number, result) = match copy {
+            Continuing::In { number, record, chunks, next, ticketed } => {
+                (number, self.enqueue_in(number, record, chunks, next, ticketed))
+            }
+            Continuing::Out { number, record, offset } => (number, self.enqueue_out(number, record, offset)),
+        };
+        if let Err(status) = result {
+            self.failed(number, status);
+        }
+        true
+    }
+}
