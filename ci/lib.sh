@@ -16,26 +16,20 @@ say() {
     printf '[%3d:%02d] %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$*"
 }
 
-# Debian packages, unless the commands that they bring are there: install_commands COMMAND:PACKAGE…
-install_commands() {
-    local pair missing=()
-    for pair in "$@"; do
-        command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
-    done
-    # Without ensurepip there is a python3 but no way to make a virtual environment.
-    python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
-    if [ ${#missing[@]} -gt 0 ]; then
-        say "installing ${missing[*]}"
-        local sudo=
-        [ "$(id -u)" = 0 ] || sudo=sudo
-        $sudo apt-get update -qq
-        DEBIAN_FRONTEND=noninteractive $sudo apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
-    fi
-}
-
-# What the workspace needs to build (C for liburing inside glommio) and the checks to run.
+# Debian packages, where what they bring is missing. C is for liburing inside glommio, and for the demo.
 install_debian() {
-    install_commands cc:gcc cc1:gcc make:make python3:python3 setpriv:util-linux
+    local missing=()
+    command -v cc >/dev/null || missing+=(gcc)
+    [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
+    command -v make >/dev/null || missing+=(make)
+    # Without ensurepip there may be a python3, but no way to make a virtual environment.
+    python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3 python3-venv)
+    [ ${#missing[@]} -gt 0 ] || return 0
+    say "installing ${missing[*]}"
+    local sudo=
+    [ "$(id -u)" = 0 ] || sudo=sudo
+    $sudo apt-get update -qq
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
 }
 
 # A network that hiccups is no failure.
