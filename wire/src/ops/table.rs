@@ -54,6 +54,16 @@ crate::ops! {
         "cuStreamGetDevice", "cuStreamIsCapturing", "cuThreadExchangeStreamCaptureMode", "cuStreamGetAttribute",
         "cuEventQuery", "cuEventSynchronize", "cuLinkCreate_v2", "cuLinkAddData_v2", "cuLinkAddFile_v2",
         "cuLinkDestroy",
+        "cuDeviceGetGraphMemAttribute", "cuDeviceGraphMemTrim", "cuDeviceGetNvSciSyncAttributes",
+        "cuCtxSetFlags", "cuCtxGetExecAffinity", "cuCtxGetSharedMemConfig", "cuCtxSetSharedMemConfig",
+        "cuFuncSetSharedMemConfig", "cuLibraryGetManaged", "cuModuleGetSurfRef", "cuModuleGetTexRef",
+        "cuMemExportToShareableHandle", "cuArrayGetDescriptor_v2", "cuArray3DGetDescriptor_v2",
+        "cuTexObjectGetResourceDesc", "cuTexObjectGetResourceViewDesc", "cuTexObjectGetTextureDesc",
+        "cuSurfObjectGetResourceDesc", "cuTensorMapReplaceAddress",
+        "cuGraphExecGetFlags", "cuGraphEventRecordNodeGetEvent", "cuGraphEventWaitNodeGetEvent",
+        "cuGraphHostNodeGetParams", "cuGraphMemcpyNodeGetParams", "cuGraphMemsetNodeGetParams",
+        "cuGraphNodeGetEnabled", "cuUserObjectCreate", "cuUserObjectRetain", "cuUserObjectRelease",
+        "cuGraphRetainUserObject", "cuGraphReleaseUserObject",
     }
 
     // Contexts.
@@ -126,22 +136,22 @@ crate::ops! {
 
     /// Host to device; the payload comes as bulk chunks from number `first_chunk` on, each
     /// `slot_bytes` long but the last.
-    async 0x0301 CopyIn copy_in ["cuMemcpyHtoD_v2", "cuMemcpyHtoDAsync_v2", "cuMemcpy", "cuMemcpyAsync"]
+    async 0x0301 CopyIn copy_in ["cuMemcpyHtoD_v2", "cuMemcpyHtoDAsync_v2", "cuMemcpy", "cuMemcpyAsync", "cuMemcpyBatchAsync", "cuMemcpyBatchAsync_v2"]
         { stream: using Stream, destination: u64, bytes: u64, first_chunk: u64 };
     /// Host to device; the payload is the tail.
-    async 0x0302 CopyInInline copy_in_inline ["cuMemcpyHtoD_v2", "cuMemcpyHtoDAsync_v2", "cuMemcpy", "cuMemcpyAsync"]
+    async 0x0302 CopyInInline copy_in_inline ["cuMemcpyHtoD_v2", "cuMemcpyHtoDAsync_v2", "cuMemcpy", "cuMemcpyAsync", "cuMemcpyBatchAsync", "cuMemcpyBatchAsync_v2"]
         { stream: using Stream, destination: u64, bytes: u64 };
     /// Device to host. The payload comes as `Data` (up to [`INLINE_REPLY_BYTES`]) or as bulk
     /// chunks, named by this operation's number; then `Done`.
-    async 0x0303 CopyOut copy_out ["cuMemcpyDtoH_v2", "cuMemcpyDtoHAsync_v2", "cuMemcpy", "cuMemcpyAsync"]
+    async 0x0303 CopyOut copy_out ["cuMemcpyDtoH_v2", "cuMemcpyDtoHAsync_v2", "cuMemcpy", "cuMemcpyAsync", "cuMemcpyBatchAsync", "cuMemcpyBatchAsync_v2"]
         { stream: using Stream, source: u64, bytes: u64 };
-    async 0x0304 CopyWithin copy_within ["cuMemcpyDtoD_v2", "cuMemcpyDtoDAsync_v2", "cuMemcpyPeer", "cuMemcpyPeerAsync", "cuMemcpy", "cuMemcpyAsync"]
+    async 0x0304 CopyWithin copy_within ["cuMemcpyDtoD_v2", "cuMemcpyDtoDAsync_v2", "cuMemcpyPeer", "cuMemcpyPeerAsync", "cuMemcpy", "cuMemcpyAsync", "cuMemcpyBatchAsync", "cuMemcpyBatchAsync_v2"]
         { stream: using Stream, destination: u64, source: u64, bytes: u64 };
     /// A pitched, three-dimensional or array copy. A host side is packed, without gaps, into bulk
     /// chunks (`direction` 0 in: from `first_chunk`; 1 out: named by this number), one `CopyRect`
     /// holding at most as much as one chunk; `direction` 2 is within the device. Arrays by handle,
     /// else addresses.
-    async 0x0305 CopyRect copy_rect ["cuMemcpy2D_v2", "cuMemcpy2DUnaligned_v2", "cuMemcpy2DAsync_v2", "cuMemcpy3D_v2", "cuMemcpy3DAsync_v2", "cuMemcpyAtoH_v2", "cuMemcpyHtoA_v2", "cuMemcpyAtoD_v2", "cuMemcpyDtoA_v2", "cuMemcpyAtoA_v2"]
+    async 0x0305 CopyRect copy_rect ["cuMemcpy2D_v2", "cuMemcpy2DUnaligned_v2", "cuMemcpy2DAsync_v2", "cuMemcpy3D_v2", "cuMemcpy3DAsync_v2", "cuMemcpy3DPeer", "cuMemcpy3DPeerAsync", "cuMemcpy3DBatchAsync", "cuMemcpy3DBatchAsync_v2", "cuMemcpyAtoH_v2", "cuMemcpyAtoHAsync_v2", "cuMemcpyHtoA_v2", "cuMemcpyHtoAAsync_v2", "cuMemcpyAtoD_v2", "cuMemcpyDtoA_v2", "cuMemcpyAtoA_v2"]
         {
             stream: using Stream,
             destination: u64, destination_array: opt Array,
@@ -180,7 +190,7 @@ crate::ops! {
     async 0x0408 StreamWriteValue stream_write_value ["cuStreamWriteValue32_v2", "cuStreamWriteValue64_v2", "cuStreamBatchMemOp_v2"]
         { stream: using Stream, address: u64, value: u64, flags: u32, bytes: u32 };
     /// The tail is the `CUstreamAttrValue`.
-    async 0x0409 StreamSetAttribute stream_set_attribute ["cuStreamSetAttribute"]
+    async 0x0409 StreamSetAttribute stream_set_attribute ["cuStreamSetAttribute", "cuStreamCopyAttributes"]
         { stream: using Stream, attribute: u32, reserved: u32 };
     async 0x0411 EventCreate event_create ["cuEventCreate"]
         { event: new Event, context: using Context, flags: u32, reserved: u32 };
@@ -299,7 +309,7 @@ crate::ops! {
         { graph: end Graph };
     sync 0x0713 GraphClone graph_clone ["cuGraphClone"]
         { graph: using Graph, clone: new Graph };
-    sync 0x0714 GraphInstantiate graph_instantiate ["cuGraphInstantiateWithFlags", "cuGraphInstantiateWithParams"]
+    sync 0x0714 GraphInstantiate graph_instantiate ["cuGraphInstantiate", "cuGraphInstantiate_v2", "cuGraphInstantiateWithFlags", "cuGraphInstantiateWithParams"]
         { graph: using Graph, exec: new GraphExec, context: using Context, flags: u64 };
     async 0x0715 GraphLaunch graph_launch ["cuGraphLaunch"]
         { exec: using GraphExec, stream: using Stream };
@@ -400,7 +410,9 @@ crate::ops! {
 
 /// One JIT option: `CUjit_option` and its value. Options that carry buffers are the client's own
 /// business: logs always come back.
-#[derive(Clone, Copy, Debug, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout,
+)]
 #[repr(C)]
 pub struct JitOption {
     pub option: u32,
@@ -409,7 +421,9 @@ pub struct JitOption {
 }
 
 /// Where a kernel parameter stands in the parameter buffer.
-#[derive(Clone, Copy, Debug, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout,
+)]
 #[repr(C)]
 pub struct ParameterInfo {
     pub offset: u32,
@@ -417,7 +431,9 @@ pub struct ParameterInfo {
 }
 
 /// `CUlaunchAttribute`: the value is the driver's own union. An event in it is a handle of ours.
-#[derive(Clone, Copy, Debug, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout,
+)]
 #[repr(C)]
 pub struct LaunchAttribute {
     pub id: u32,
@@ -426,7 +442,9 @@ pub struct LaunchAttribute {
 }
 
 /// One input of a link: `CUjitInputType`, the blob, bytes of the name that follows.
-#[derive(Clone, Copy, Debug, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout,
+)]
 #[repr(C)]
 pub struct LinkInput {
     pub blob: u64,
@@ -441,10 +459,18 @@ mod tests {
 
     #[test]
     fn codes_ascend_and_no_function_is_both_local_and_remote_alone() {
-        assert!(OPS.windows(2).all(|w| w[0].code < w[1].code), "codes must ascend: look-ups are binary searches");
+        assert!(
+            OPS.windows(2).all(|w| w[0].code < w[1].code),
+            "codes must ascend: look-ups are binary searches"
+        );
         for op in OPS {
             assert_eq!(crate::ops::info(op.code).map(|o| o.name), Some(op.name));
-            assert!(op.fixed_bytes % 8 == 0, "{} is {} bytes: tails must start aligned", op.name, op.fixed_bytes);
+            assert!(
+                op.fixed_bytes % 8 == 0,
+                "{} is {} bytes: tails must start aligned",
+                op.name,
+                op.fixed_bytes
+            );
         }
     }
 
