@@ -319,3 +319,50 @@ pub(crate) unsafe fn extent(address: *const u8) -> Option<usize> {
     }
     usize::try_from(end.max(sections_at.checked_add(rows.checked_mul(SECTION_ROW)?)?)).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry() -> Entry {
+        let (name, kernel) = ("kernel".to_owned(), OnceLock::new());
+        Entry { name, file: 0, info: (0, 0), shared: 3072, registers: 10, frame: 8, kernel }
+    }
+
+    fn attribute(number: u8, words: &[u32]) -> Vec<u8> {
+        let mut bytes = vec![4, number, (words.len() * 4) as u8, 0];
+        bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+        bytes
+    }
+
+    /// As a compiler writes it: the last parameter first, and attributes of other formats in between.
+    fn info() -> Vec<u8> {
+        let mut bytes = attribute(0x37, &[0x82]);
+        bytes.extend(attribute(attribute::PARAM, &[0, 1 | 32 << 16, 0x0021_F000]));
+        bytes.extend(attribute(attribute::PARAM, &[0, 0, 0x0081_F000]));
+        bytes.extend([2, 0x4C, 1, 0, 3, 0x19, 40, 0, 1, 0x3E, 0, 0]);
+        bytes.extend(attribute(attribute::MAX_THREADS, &[64, 4, 1]));
+        bytes.extend(attribute(attribute::CLUSTER, &[2, 1, 1]));
+        bytes
+    }
+
+    #[test]
+    fn attributes_of_a_kernel_are_read() {
+        let kernel = entry().read(&info());
+        let params: Vec<_> = kernel.params.iter().map(|param| (param.offset, param.size)).collect();
+        assert_eq!(params, [(0, 32), (32, 8)]);
+        assert_eq!((kernel.param_bytes, kernel.static_shared, kernel.max_threads), (40, 2048, 256));
+        assert_eq!(kernel.required_cluster, Some([2, 1, 1]));
+    }
+
+    #[test]
+    fn damage_is_survived() {
+        let info = info();
+        for cut in 0..info.len() {
+            let _ = entry().read(&info[..cut]);
+        }
+        for file in [&b""[..], b"\x7fELF", b"\x7fELF\x02\x01\x01", &[0; 64]] {
+            assert_eq!(Cubins::open([file.to_vec()].into_iter()).names().count(), 0);
+        }
+    }
+}

@@ -265,6 +265,16 @@ mod tests {
     }
 
     #[test]
+    fn machine_code_goes_before_ptx_if_it_is_accepted() {
+        let elf = b"\x7fELF....";
+        let ptx = entry(PTX_ENTRY, 90, PTX, 0, 0);
+        let image = container(&[ptx.clone(), entry(2, 80, b"older...", 0, 0), entry(2, 90, elf, 0, 0)]);
+        assert_eq!(from_container(&image, true), Ok(alone(elf)));
+        let image = container(&[ptx, entry(2, 100, elf, 0, 0)]);
+        assert!(matches!(from_container(&image, true), Ok(Image::Ptx(_))));
+    }
+
+    #[test]
     fn ptx_for_this_device_is_preferred_to_newer() {
         let other = |name: &str| format!("// {name}\n.version 8.0\n\0").into_bytes();
         let (old, own, new) = (other("old"), other("own"), other("new"));
