@@ -23,7 +23,8 @@ fn memset(
         return Ok(());
     }
     let row = area.width.checked_mul(element as usize).ok_or(CUDA_ERROR_INVALID_VALUE)?;
-    if to % u64::from(element) != 0 || (area.height > 1 && (area.pitch < row || area.pitch % element as usize != 0)) {
+    let aligned = |pitch: usize| pitch.is_multiple_of(element as usize);
+    if !to.is_multiple_of(u64::from(element)) || (area.height > 1 && (area.pitch < row || !aligned(area.pitch))) {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
     let bytes = (area.height - 1)

@@ -13,7 +13,7 @@ use super::arguments::need;
 /// The word may lie in device memory, or in host memory, which is mirrored then.
 fn check(runtime: &Runtime, stream: &Stream, address: u64, bytes: u32) -> Result<(), CUresult> {
     stream.context.check()?;
-    if address % u64::from(bytes) != 0 {
+    if !address.is_multiple_of(u64::from(bytes)) {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
     let region = runtime.memory.find(address).ok_or(CUDA_ERROR_INVALID_VALUE)?;

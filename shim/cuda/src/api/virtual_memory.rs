@@ -78,10 +78,10 @@ pub unsafe extern "C" fn cuMemAddressReserve(
         let granularity = runtime.devices.first().map_or(2 << 20, |d| d.snapshot.info.granularity);
         let bytes = bytes as u64;
         let alignment = (alignment as u64).max(granularity);
-        if bytes == 0 || bytes % granularity != 0 || !alignment.is_power_of_two() || flags != 0 {
+        if bytes == 0 || !bytes.is_multiple_of(granularity) || !alignment.is_power_of_two() || flags != 0 {
             return Err(CUDA_ERROR_INVALID_VALUE);
         }
-        let wish = if wish % alignment == 0 { wish } else { 0 };
+        let wish = if wish.is_multiple_of(alignment) { wish } else { 0 };
         let found = runtime.memory.take_addresses(wish, bytes, alignment).ok_or(CUDA_ERROR_OUT_OF_MEMORY)?;
         runtime.memory.note_reserved(found, bytes);
         // SAFETY: the program's pointer, for one value.
@@ -115,7 +115,7 @@ pub unsafe extern "C" fn cuMemCreate(
         }
         check(runtime, &properties)?;
         let device = runtime.device(properties.location)?;
-        if bytes == 0 || bytes as u64 % device.snapshot.info.granularity != 0 {
+        if bytes == 0 || !(bytes as u64).is_multiple_of(device.snapshot.info.granularity) {
             return Err(CUDA_ERROR_INVALID_VALUE);
         }
         let allocation = handles::mint()?;

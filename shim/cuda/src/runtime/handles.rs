@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn handles_look_like_pointers_and_never_come_back_alive() {
         let handle = mint().unwrap();
-        assert!(handle > 2 && handle % 16 == 0 && handle < 1 << 47);
+        assert!(handle > 2 && handle.is_multiple_of(16) && handle < 1 << 47);
         assert!(object(handle).is_none(), "minted, not filled");
         fill(handle, Object::Graph(Arc::new(Graph::new(handle))));
         assert!(graph(pointer(handle)).is_ok());

@@ -254,17 +254,20 @@ pub(crate) struct Module {
     pub(crate) handle: u64,
     pub(crate) context: Arc<Context>,
     pub(crate) functions: Mutex<HashMap<Vec<u8>, u64>>,
-    pub(crate) globals: Mutex<HashMap<Vec<u8>, (u64, u64)>>,
+    pub(crate) globals: Mutex<HashMap<Vec<u8>, Span>>,
     /// The library that the module is an instance of.
     pub(crate) library: Option<u64>,
 }
+
+/// Address and bytes.
+type Span = (u64, u64);
 
 pub(crate) struct Library {
     pub(crate) handle: u64,
     pub(crate) kernels: Mutex<HashMap<Vec<u8>, u64>>,
     pub(crate) names: OnceLock<Vec<CString>>,
     pub(crate) modules: Mutex<HashMap<u64, u64>>,
-    pub(crate) globals: Mutex<HashMap<(u64, Vec<u8>), (u64, u64)>>,
+    pub(crate) globals: Mutex<HashMap<(u64, Vec<u8>), Span>>,
 }
 
 /// What replays of a graph read from and write to host memory.

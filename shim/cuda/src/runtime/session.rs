@@ -90,8 +90,11 @@ pub(crate) enum Landing {
     /// Straight into the program's memory.
     Direct(usize),
     /// Into a buffer, from which `finish` takes them when all have come.
-    Packed(Mutex<Box<[u8]>>, Mutex<Option<Box<dyn FnOnce(&[u8]) + Send>>>),
+    Packed(Mutex<Box<[u8]>>, Mutex<Option<Finish>>),
 }
+
+/// Unpacks a copy that has come whole.
+pub(crate) type Finish = Box<dyn FnOnce(&[u8]) + Send>;
 
 /// A device-to-host copy that is under way.
 pub(crate) struct CopyOut {
