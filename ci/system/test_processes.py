@@ -227,3 +227,11 @@ def test_thirty_sessions_one_after_the_other(server):
         run(server, "import driver; driver.start()", stats=False)
     until(lambda: server.sessions() == 0, "the sessions are closed", 10)
     until(lambda: descriptors() <= before, "the daemon has closed what it opened", 10)
+
+
+def test_an_ordinary_end_is_one_line_in_the_log(server):
+    run(server, "import driver; driver.Worked().again()")
+    line = server.wait_line(" closed: ")
+    assert line.endswith("the program ended"), line
+    time.sleep(0.2)
+    assert not server.lines("worker:") and len(server.lines("session ")) == 2, server.log()

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::Receiver;
-use fusewire_link::{CommandLane, CoreId, Wait};
+use fusewire_link::{Closing, CommandLane, CoreId, LinkError, Wait};
 use fusewire_wire::error::{Culprit, ProtocolError};
 use fusewire_wire::frame::{CloseReason, Record};
 use fusewire_wire::hello::Hello;
@@ -50,6 +50,9 @@ pub(super) enum End {
     Misbehaved(String),
     #[error("{0}")]
     Link(String),
+    /// Its connection was closed in good order, as the kernel does when a program ends.
+    #[error("the program ended")]
+    Left,
     #[error("the server is stopping: {0}")]
     Stopped(String),
     #[error("the server's daemon has gone")]
@@ -65,13 +68,14 @@ impl End {
             Self::Protocol(_) => Some(CloseReason::Internal),
             Self::Operation(_) | Self::Misbehaved(_) => Some(CloseReason::Protocol),
             Self::Link(_) => Some(CloseReason::Protocol),
+            Self::Left => None,
             Self::Stopped(_) | Self::DaemonGone => Some(CloseReason::ShuttingDown),
         }
     }
 
     /// Whether the client ended the session itself.
     pub(super) fn is_ordinary(&self) -> bool {
-        matches!(self, Self::Protocol(ProtocolError::Closed { reason: CloseReason::Done, .. }))
+        matches!(self, Self::Left | Self::Protocol(ProtocolError::Closed { reason: CloseReason::Done, .. }))
     }
 }
 
@@ -219,6 +223,7 @@ impl Shard {
                 self.stats.bytes_in += turn.received_bytes as u64;
                 Ok(turn.received_bytes != 0)
             }
+            Err(LinkError::Closed { how: Closing::ByPeer, .. }) => Err(End::Left),
             Err(error) => Err(End::Link(error.to_string())),
         }
     }
