@@ -35,6 +35,9 @@ const PATIENCE: Patience = Patience {
     resume: u64::MAX,
 };
 
+/// How long a bulk lane that is closed leaves it to the command lane to report the end.
+const COMMAND_LANE_FIRST: Duration = Duration::from_millis(250);
+
 /// Runs the I/O thread until the session is over.
 pub(crate) fn run(mut link: Box<dyn CommandLane>, session: &Arc<Session>, spin: Duration) {
     let events = Events {
@@ -336,6 +339,11 @@ impl BulkSink for Landings {
     }
 
     fn closed(&mut self, why: LinkError) {
+        // A session that ends closes all its connections, and only the command lane says why: it goes first.
+        let until = Instant::now() + COMMAND_LANE_FIRST;
+        while self.session.check().is_ok() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         self.session.lose(&why.to_string());
     }
 }
