@@ -35,6 +35,9 @@ const MAX_GRID_X: i32 = 5;
 /// What the driver refuses at once.
 fn check(runtime: &Runtime, stream: &Stream, function: &Function, shape: &Shape) -> Result<(), CUresult> {
     stream.context.report()?;
+    if runtime::log::traces() {
+        eprintln!("fusewire: launch of {}", function.name.to_string_lossy());
+    }
     if let Owner::Module(module) = &function.owner
         && module.context.handle != stream.context.handle
     {

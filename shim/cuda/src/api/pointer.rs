@@ -62,9 +62,11 @@ unsafe fn attribute(
                 Err(CUDA_ERROR_INVALID_VALUE)
             }
             P2P_TOKENS => Err(CUDA_ERROR_INVALID_VALUE),
-            SYNC_MEMOPS => give(data.cast::<u8>(), u8::from(region.sync_memops)),
+            // Booleans of four bytes, as the CUDA runtime reads them; the later ones are of one.
+            SYNC_MEMOPS => give(data.cast::<u32>(), u32::from(region.sync_memops)),
+            IS_MANAGED => give(data.cast::<u32>(), 0),
             BUFFER_ID => give(data.cast::<u64>(), region.id),
-            IS_MANAGED | IS_LEGACY_IPC | IS_GPU_DIRECT | IS_HW_DECOMPRESS => give(data.cast::<u8>(), 0),
+            IS_LEGACY_IPC | IS_GPU_DIRECT | IS_HW_DECOMPRESS => give(data.cast::<u8>(), 0),
             DEVICE_ORDINAL => give(data.cast(), ordinal),
             RANGE_START => give(data.cast::<u64>(), region.base),
             RANGE_SIZE => give(data.cast::<u64>(), region.bytes),
@@ -134,9 +136,9 @@ unsafe fn unknown(data: *mut c_void, which: u32) -> Result<(), CUresult> {
         match which {
             CONTEXT | DEVICE_POINTER | HOST_POINTER | BUFFER_ID | RANGE_START | RANGE_SIZE | ALLOWED_HANDLE_TYPES
             | MEMPOOL | MAPPING_SIZE | MAPPING_BASE | MEMORY_BLOCK_ID | P2P_TOKENS => offer(data.cast::<u64>(), 0),
-            MEMORY_TYPE | ACCESS_FLAGS => offer(data.cast::<u32>(), 0),
+            MEMORY_TYPE | ACCESS_FLAGS | SYNC_MEMOPS | IS_MANAGED => offer(data.cast::<u32>(), 0),
             DEVICE_ORDINAL => offer(data.cast::<i32>(), -2),
-            SYNC_MEMOPS | IS_MANAGED | IS_LEGACY_IPC | MAPPED | IS_GPU_DIRECT | IS_HW_DECOMPRESS => {
+            IS_LEGACY_IPC | MAPPED | IS_GPU_DIRECT | IS_HW_DECOMPRESS => {
                 offer(data.cast::<u8>(), 0);
             }
             _ => return Err(CUDA_ERROR_INVALID_VALUE),

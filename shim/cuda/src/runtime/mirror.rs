@@ -13,15 +13,19 @@ use crate::abi::result::CUDA_ERROR_INVALID_VALUE;
 use crate::abi::types::CUresult;
 
 use super::Runtime;
+use super::memory::Place;
 use super::objects::{Context, Stream};
 use super::session::{CopyOut, Landing, Pending, lock};
 
 const PAGE: u64 = 4096;
 
-/// One mirrored range: whole pages.
+/// One mirrored range: whole pages, of which the program uses a part.
 pub(crate) struct Mirror {
     pub(crate) base: u64,
     pub(crate) bytes: usize,
+    /// Where the part begins that is compared and carried.
+    start: u64,
+    /// What both ends last agreed on, of that part.
     shadow: Mutex<Box<[u8]>>,
 }
 
@@ -55,15 +59,23 @@ pub(crate) fn ensure(runtime: &Runtime, context: &Context, address: u64, bytes: 
         let fits = address + bytes <= mirror.base + mirror.bytes as u64;
         return if fits { Ok(mirror) } else { Err(CUDA_ERROR_INVALID_VALUE) };
     }
-    let (start, end) = match runtime.memory.find(address) {
-        Some(region) if region.is_host() => (region.base, region.base + region.bytes),
-        _ => (address, address + bytes),
+    let (start, end, own_pages) = match runtime.memory.find(address) {
+        Some(region) if region.is_host() => {
+            (region.base, region.base + region.bytes, matches!(region.place, Place::Pinned { .. }))
+        }
+        _ => (address, address + bytes, false),
     };
     let base = start & !(PAGE - 1);
     let bytes = end.next_multiple_of(PAGE) - base;
+    if super::log::traces() {
+        eprintln!("fusewire: {bytes} bytes of host memory at {base:#x} are mirrored for {address:#x}");
+    }
     runtime.session.call(&HostMirror { context: context.handle, address: base, bytes }, &[])?;
+    // Pinned memory has its pages to itself; other memory may share one with more that is asked for later.
+    let (start, end) = if own_pages { (start, end) } else { (base, base + bytes) };
+    let used = usize::try_from(end - start).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
     let bytes = usize::try_from(bytes).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
-    let mirror = Arc::new(Mirror { base, bytes, shadow: Mutex::new(vec![0; bytes].into_boxed_slice()) });
+    let mirror = Arc::new(Mirror { base, bytes, start, shadow: Mutex::new(vec![0; used].into_boxed_slice()) });
     lock(&runtime.mirrors.0).insert(base, mirror.clone());
     Ok(mirror)
 }
@@ -78,9 +90,10 @@ pub(crate) fn push(runtime: &Runtime, stream: &Stream, mirror: &Mirror) -> Resul
     let mut block = [0u8; PAGE as usize];
     let mut run: Vec<u8> = Vec::new();
     let mut run_at = 0;
-    while at < mirror.bytes {
-        let length = block.len().min(mirror.bytes - at);
-        let source = std::ptr::with_exposed_provenance::<u8>(mirror.base as usize + at);
+    let used = shadow.len();
+    while at < used {
+        let length = block.len().min(used - at);
+        let source = std::ptr::with_exposed_provenance::<u8>(mirror.start as usize + at);
         // SAFETY: mirrored memory is the program's pinned memory, mapped as long as the mirror is known; a
         // race with the program's own stores is the race that a kernel would see.
         unsafe { std::ptr::copy_nonoverlapping(source, block.as_mut_ptr(), length) };
@@ -93,10 +106,10 @@ pub(crate) fn push(runtime: &Runtime, stream: &Stream, mirror: &Mirror) -> Resul
             run.extend_from_slice(&block[..length]);
         }
         at += length;
-        if !run.is_empty() && (!changed || run.len() + block.len() > INLINE_BYTES || at >= mirror.bytes) {
+        if !run.is_empty() && (!changed || run.len() + block.len() > INLINE_BYTES || at >= used) {
             let record = CopyInInline {
                 stream: stream.handle,
-                destination: mirror.base + run_at as u64,
+                destination: mirror.start + run_at as u64,
                 bytes: run.len() as u64,
             };
             runtime.session.post_on(stream, &record, &[&run])?;
@@ -112,18 +125,19 @@ pub(crate) fn push(runtime: &Runtime, stream: &Stream, mirror: &Mirror) -> Resul
 /// When the session is over.
 pub(crate) fn pull(runtime: &Runtime, stream: &Arc<Stream>, mirror: &Arc<Mirror>) -> Result<(), CUresult> {
     let before = lock(&mirror.shadow).clone();
+    let used = before.len();
     let target = mirror.clone();
     let finish = move |now: &[u8]| merge(&target, &before, now);
     let copy = Arc::new(CopyOut {
         stream: stream.clone(),
-        bytes: mirror.bytes,
+        bytes: used,
         landing: Landing::Packed(
-            Mutex::new(vec![0; mirror.bytes].into_boxed_slice()),
+            Mutex::new(vec![0; used].into_boxed_slice()),
             Mutex::new(Some(Box::new(finish))),
         ),
         waiter: None,
     });
-    let record = CopyOutOp { stream: stream.handle, source: mirror.base, bytes: mirror.bytes as u64 };
+    let record = CopyOutOp { stream: stream.handle, source: mirror.start, bytes: used as u64 };
     runtime.session.copies_out.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     runtime.session.post_pending(Some(stream), &record, &[], |_| Pending::CopyOut(copy))?;
     Ok(())
@@ -142,7 +156,7 @@ fn merge(mirror: &Mirror, before: &[u8], now: &[u8]) {
                 if let Some(byte) = shadow.get_mut(at) {
                     *byte = *new;
                 }
-                let target = std::ptr::with_exposed_provenance_mut::<u8>(mirror.base as usize + at);
+                let target = std::ptr::with_exposed_provenance_mut::<u8>(mirror.start as usize + at);
                 // SAFETY: inside the mirror's range, which is mapped: freeing waits for pending copies.
                 unsafe { target.write_volatile(*new) };
             }
@@ -154,7 +168,7 @@ fn merge(mirror: &Mirror, before: &[u8], now: &[u8]) {
 pub(crate) fn word(address: u64, value: u64, bytes: u32) {
     let Ok(runtime) = super::get() else { return };
     let Some(mirror) = runtime.mirrors.find(address) else { return };
-    let offset = (address - mirror.base) as usize;
+    let Some(offset) = address.checked_sub(mirror.start).and_then(|at| usize::try_from(at).ok()) else { return };
     let value = value.to_le_bytes();
     let value = &value[..if bytes == 8 { 8 } else { 4 }];
     let mut shadow = lock(&mirror.shadow);
@@ -184,6 +198,9 @@ pub(crate) fn pointed_to(runtime: &Runtime, context: &Context, parameters: &[u8]
         let is_host = runtime.memory.map().find(address).is_some_and(super::memory::Region::is_host);
         if !is_host {
             continue;
+        }
+        if super::log::traces() {
+            eprintln!("fusewire: parameters of {} bytes name {address:#x} in host memory", parameters.len());
         }
         let mirror = ensure(runtime, context, address, 1)?;
         if !found.iter().any(|known| known.base == mirror.base) {
