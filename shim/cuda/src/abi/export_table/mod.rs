@@ -11,7 +11,7 @@ mod context_checks;
 pub mod context_storage;
 mod cudart_interface;
 mod integrity_check;
-mod processor_groups;
+mod asked_by_cublaslt;
 mod runtime_hooks;
 mod tools_context;
 mod tools_module;
@@ -91,7 +91,7 @@ fn table_of(id: [u8; 16]) -> Option<*const c_void> {
         integrity_check::UUID => integrity_check::TABLE.address(),
         tools_context::UUID => tools_context::TABLE.address(),
         tools_module::UUID => tools_module::TABLE.address(),
-        processor_groups::UUID => processor_groups::TABLE.address(),
+        asked_by_cublaslt::UUID => asked_by_cublaslt::TABLE.address(),
         _ => return None,
     })
 }
