@@ -26,6 +26,10 @@ call("cudaRuntimeGetVersion", byref(runtime))
 call("cudaDriverGetVersion", byref(driver))
 call("cudaGetDeviceCount", byref(count))
 assert count.value == 2
+# cudaDeviceProp starts with the name, whatever its version; this has room for any.
+properties = ctypes.create_string_buffer(4096)
+call("cudaGetDeviceProperties_v2" if runtime.value < 13000 else "cudaGetDeviceProperties", properties, 0)
+assert properties.value == b"Fusewire Software GPU", properties.value
 call("cudaSetDevice", 1)
 call("cudaMalloc", byref(memory), c_size_t(1 << 20))
 call("cudaStreamCreate", byref(stream))

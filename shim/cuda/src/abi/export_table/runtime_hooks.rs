@@ -22,12 +22,16 @@ pub(super) static TABLE: Table<7> = Table({
     slots
 });
 
-/// Aligned so that the runtime may read the flags by words.
-#[repr(align(64))]
-struct Flags<const BYTES: usize>([AtomicU8; BYTES]);
+/// What is really behind a buffer, whatever its size is said to be: a runtime has a word of flags for each of
+/// its functions and trusts its driver to have as many. cudart 13 reads at byte 1760 of the first buffer.
+pub(super) const BACKING: usize = 16 << 10;
 
-static FUNCTION_FLAGS: Flags<1024> = Flags([const { AtomicU8::new(0) }; 1024]);
-static DOMAIN_FLAGS: Flags<14> = Flags([const { AtomicU8::new(0) }; 14]);
+/// A buffer that is said to have `BYTES` bytes. Aligned so that the runtime may read the flags by words.
+#[repr(align(64))]
+struct Flags<const BYTES: usize>([AtomicU8; BACKING]);
+
+static FUNCTION_FLAGS: Flags<1024> = Flags([const { AtomicU8::new(0) }; BACKING]);
+static DOMAIN_FLAGS: Flags<14> = Flags([const { AtomicU8::new(0) }; BACKING]);
 
 extern "C" fn callback(_id: u32, _data: *mut c_void) -> CUresult {
     SUCCESS

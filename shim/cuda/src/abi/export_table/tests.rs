@@ -79,8 +79,10 @@ fn profiler_flags_are_zero() {
         // SAFETY: both are locals.
         assert_eq!(unsafe { lend(&mut flags, &mut bytes) }, SUCCESS);
         assert_eq!(bytes, size);
+        // The runtimes read further than they are told; see `BACKING`.
+        let read = runtime_hooks::BACKING;
         // SAFETY: the table lends that many bytes for ever.
-        assert!(unsafe { std::slice::from_raw_parts(flags, bytes) }.iter().all(|byte| *byte == 0));
+        assert!(unsafe { std::slice::from_raw_parts(flags, read) }.iter().all(|byte| *byte == 0));
     }
 }
 
