@@ -42,9 +42,8 @@ def bystander(bystanding):
 @pytest.fixture
 def session(server, bystander):
     """A session by hand, beside the bystander's. When the test is over its worker must be gone."""
-    opened = len(server.lines("a test"))
     session = wire.Session(server)
-    pid = int(server.wait_line("a test", opened + 1).rsplit(" ", 1)[1])
+    pid = int(server.wait_line(f"session {session.name} opened: ").rsplit(" ", 1)[1])
     yield session
     session.close()
     until(lambda: not alive(pid), "the worker of the bad client is gone", 20)
@@ -52,7 +51,7 @@ def session(server, bystander):
 
 def session_closed(server, session):
     """The line of the log that says how the session ended."""
-    return server.wait_line(f"session {session.session[0] >> 32:08x} closed: ")
+    return server.wait_line(f"session {session.name} closed: ")
 
 
 def closed(server, session, *needed):

@@ -59,6 +59,8 @@ class Session:
         self.tail = self.take(self.raw, length)
         assert (magic, version, status) == (b"FUSEWIRE", VERSION, 0), (status, self.tail)
         self.session = (first, second)
+        # As the server's log has it.
+        self.name = f"{first >> 32:08x}"
         self.lanes = [self.join(lane, count) for lane in range(count)]
         self.seq = self.records = self.heard = 0
         self.handle = 0x10000
