@@ -179,6 +179,8 @@ pub(crate) const ALIGNMENT: u64 = 512;
 /// Device memory of one device: the blocks it shares out, and what waits to be used again.
 #[derive(Default)]
 pub(crate) struct Heap {
+    /// Counts the heaps that the device has had: a new one begins when its primary context is reset.
+    pub(crate) number: u64,
     /// Free pieces of the shared blocks.
     pub(crate) pieces: Ranges,
     /// Shared blocks: address and bytes.

@@ -1,7 +1,7 @@
 //! Allocation: the window, the heaps of the devices, pinned memory, and what is where.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use fusewire_wire::ops::table::{BlockMap, BlockUnmap, Fence, HostUnmirror};
 use fusewire_wire::ops::window::{HOST_BASE, HOST_BYTES};
@@ -18,6 +18,12 @@ use super::session::{Pending, Reclaim, lock};
 const QUARANTINE_BYTES: u64 = 4 << 20;
 const QUARANTINE_PIECES: usize = 256;
 
+/// Pieces of a heap, and which of the device's heaps it was.
+struct Returned {
+    heap: u64,
+    pieces: Vec<(u64, u64)>,
+}
+
 pub(crate) struct Memory {
     map: RwLock<Map>,
     /// Regions of host memory, for a look without the lock.
@@ -25,6 +31,9 @@ pub(crate) struct Memory {
     device_window: Mutex<Ranges>,
     host_window: Mutex<Ranges>,
     heaps: Vec<Mutex<Heap>>,
+    /// By device: pieces that may be used again, until an allocation puts them into the heap. Who holds a heap
+    /// may be waiting for the server's answer, so the I/O thread, which brings it, never takes one.
+    returned: Vec<Mutex<Vec<Returned>>>,
     /// What `cuMemAddressReserve` has given out: address and bytes.
     reserved: Mutex<std::collections::BTreeMap<u64, u64>>,
 }
@@ -59,6 +68,7 @@ impl Memory {
             device_window: Mutex::new(Ranges::new(base, bytes)),
             host_window: Mutex::new(Ranges::new(HOST_BASE, HOST_BYTES)),
             heaps: (0..devices).map(|_| Mutex::new(Heap { pieces: Ranges::empty(), ..Heap::default() })).collect(),
+            returned: (0..devices).map(|_| Mutex::default()).collect(),
             reserved: Mutex::default(),
         })
     }
@@ -75,6 +85,27 @@ impl Memory {
     #[inline]
     pub(crate) fn has_host(&self) -> bool {
         self.host_regions.load(Relaxed) != 0
+    }
+
+    /// The heap of a device, with all that has come back to it.
+    fn heap(&self, device: usize) -> Option<MutexGuard<'_, Heap>> {
+        let mut heap = lock(self.heaps.get(device)?);
+        for Returned { heap: number, pieces } in std::mem::take(&mut *lock(self.returned.get(device)?)) {
+            // Of a heap that went with its context, the addresses went too.
+            if number == heap.number {
+                for (address, bytes) in pieces {
+                    heap.pieces.give(address, bytes);
+                }
+            }
+        }
+        Some(heap)
+    }
+
+    /// Pieces may be used again. Never waits.
+    fn give_pieces(&self, device: usize, heap: u64, pieces: Vec<(u64, u64)>) {
+        if let Some(returned) = self.returned.get(device) {
+            lock(returned).push(Returned { heap, pieces });
+        }
     }
 
     /// The region that holds an address.
@@ -167,9 +198,8 @@ pub(crate) fn allocate(runtime: &Runtime, context: &Context, bytes: usize, poole
         memory.map_mut().insert(address, bytes, place(true), context.handle, context.device);
         return Ok(address);
     }
-    let heap = memory.heaps.get(context.device).ok_or(CUDA_ERROR_INVALID_VALUE)?;
     let need = bytes.next_multiple_of(ALIGNMENT);
-    let mut heap = lock(heap);
+    let mut heap = memory.heap(context.device).ok_or(CUDA_ERROR_INVALID_VALUE)?;
     let address = match heap.pieces.take(need, ALIGNMENT) {
         Some(address) => address,
         None => {
@@ -187,8 +217,7 @@ pub(crate) fn allocate(runtime: &Runtime, context: &Context, bytes: usize, poole
 
 /// Gives shared blocks that hold nothing back to the device. `true` if there were any.
 fn trim(runtime: &Runtime, context: &Context) -> bool {
-    let Some(heap) = runtime.memory.heaps.get(context.device) else { return false };
-    let mut heap = lock(heap);
+    let Some(mut heap) = runtime.memory.heap(context.device) else { return false };
     // What is quarantined comes back too late for this allocation, but for the next one.
     let _ = drop_quarantine(runtime, context, &mut heap);
     let mut freed = Vec::new();
@@ -213,9 +242,9 @@ fn drop_quarantine(runtime: &Runtime, context: &Context, heap: &mut Heap) -> Res
     }
     let pieces = std::mem::take(&mut heap.quarantine);
     heap.quarantined = 0;
-    let device = context.device;
+    let (device, number) = (context.device, heap.number);
     runtime.session.post_pending(None, &Fence { context: context.handle }, &[], |_| {
-        Pending::Reclaim(Reclaim::Pieces(device, pieces))
+        Pending::Reclaim(Reclaim::Pieces { device, heap: number, pieces })
     })?;
     Ok(())
 }
@@ -255,8 +284,7 @@ fn release(runtime: &Runtime, context: &Arc<Context>, region: &Region) -> Result
         let whole = region.bytes.next_multiple_of(granularity(runtime, region.device));
         return unmap(runtime, context, region.base, whole);
     }
-    let heap = runtime.memory.heaps.get(region.device).ok_or(CUDA_ERROR_INVALID_VALUE)?;
-    let mut heap = lock(heap);
+    let mut heap = runtime.memory.heap(region.device).ok_or(CUDA_ERROR_INVALID_VALUE)?;
     let bytes = region.bytes.next_multiple_of(ALIGNMENT);
     heap.quarantine.push((region.base, bytes));
     heap.quarantined += bytes;
@@ -266,18 +294,13 @@ fn release(runtime: &Runtime, context: &Arc<Context>, region: &Region) -> Result
     Ok(())
 }
 
-/// The work that may have used freed memory is finished.
+/// The work that may have used freed memory is finished. For the I/O thread: takes no lock that is held across a
+/// call.
 pub(crate) fn reclaim(reclaim: Reclaim) {
     let Ok(runtime) = super::get() else { return };
     match reclaim {
         Reclaim::Range(address, bytes) => runtime.memory.give_addresses(address, bytes),
-        Reclaim::Pieces(device, pieces) => {
-            let Some(heap) = runtime.memory.heaps.get(device) else { return };
-            let mut heap = lock(heap);
-            for (address, bytes) in pieces {
-                heap.pieces.give(address, bytes);
-            }
-        }
+        Reclaim::Pieces { device, heap, pieces } => runtime.memory.give_pieces(device, heap, pieces),
     }
 }
 
@@ -429,9 +452,47 @@ pub(crate) fn forget_context(runtime: &Runtime, context: &Context) {
     if context.primary
         && let Some(heap) = runtime.memory.heaps.get(context.device)
     {
-        let blocks = std::mem::take(&mut *lock(heap)).blocks;
+        let mut heap = lock(heap);
+        let number = heap.number + 1;
+        let blocks = std::mem::replace(&mut *heap, Heap { number, ..Heap::default() }).blocks;
+        drop(heap);
         for (base, bytes) in blocks {
             runtime.memory.give_addresses(base, bytes);
         }
+    }
+}
+
+#[cfg(test)]
+mod heap_tests {
+    use super::*;
+
+    fn memory() -> Memory {
+        Memory {
+            map: RwLock::default(),
+            host_regions: AtomicUsize::new(0),
+            device_window: Mutex::new(Ranges::empty()),
+            host_window: Mutex::new(Ranges::empty()),
+            heaps: vec![Mutex::default()],
+            returned: vec![Mutex::default()],
+            reserved: Mutex::default(),
+        }
+    }
+
+    #[test]
+    fn pieces_come_back_while_an_allocation_holds_the_heap() {
+        let memory = memory();
+        let held = memory.heap(0).unwrap();
+        // What the I/O thread does before it can bring the answer that the holder waits for.
+        memory.give_pieces(0, held.number, vec![(0x1000, 0x200)]);
+        drop(held);
+        assert_eq!(memory.heap(0).unwrap().pieces.take(0x200, 0x200), Some(0x1000));
+    }
+
+    #[test]
+    fn pieces_of_a_heap_that_is_gone_do_not_come_back() {
+        let memory = memory();
+        memory.heap(0).unwrap().number = 1;
+        memory.give_pieces(0, 0, vec![(0x1000, 0x200)]);
+        assert_eq!(memory.heap(0).unwrap().pieces.take(0x200, 0x200), None);
     }
 }

@@ -41,8 +41,8 @@ pub(crate) enum Pending {
 
 /// Freed memory: what to do once the work that may have used it is finished.
 pub(crate) enum Reclaim {
-    /// Pieces of shared blocks of this device.
-    Pieces(usize, Vec<(u64, u64)>),
+    /// Pieces of shared blocks of this device, of the heap of this number.
+    Pieces { device: usize, heap: u64, pieces: Vec<(u64, u64)> },
     /// A whole address range.
     Range(u64, u64),
 }
