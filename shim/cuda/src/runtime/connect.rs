@@ -56,7 +56,7 @@ pub(crate) fn connect() -> Result<Runtime, CUresult> {
     let _ = session.waker.set(lane.waker());
     let mut lanes = Vec::new();
     for (number, socket) in opened.bulk.into_iter().enumerate() {
-        let sink = Landings { session: session.clone(), lane: number };
+        let sink = Landings::new(session.clone(), number);
         let handle = BulkMover::spawn(OwnedFd::from(socket), None, sink)
             .map_err(|error| none(quiet, &error.to_string()))?;
         descriptors.extend_from_slice(handle.descriptors());

@@ -79,8 +79,14 @@ fn slot(handle: u64) -> Option<(&'static Slot, usize)> {
     // SAFETY: a chunk, once published, is never freed or moved.
     let chunk = unsafe { chunk.as_ref() }?;
     let slot = &chunk[index % CHUNK];
-    let generation = u32::try_from((handle >> (SLOT_BITS + 4)) & ((1 << GENERATION_BITS) - 1)).ok()?;
-    (slot.generation.load(Relaxed) & ((1 << GENERATION_BITS) - 1) == generation).then_some((slot, index))
+    is_current(slot, handle).then_some((slot, index))
+}
+
+/// Whether the handle is of the slot's generation; for certain under the slot's lock.
+#[inline]
+fn is_current(slot: &Slot, handle: u64) -> bool {
+    let mask = (1 << GENERATION_BITS) - 1;
+    u64::from(slot.generation.load(Relaxed)) & mask == (handle >> (SLOT_BITS + 4)) & mask
 }
 
 /// A handle that names nothing yet: the operation that makes the object carries it.
@@ -130,6 +136,10 @@ pub(crate) fn fill(handle: u64, object: Object) {
 pub(crate) fn end(handle: u64) -> Option<Object> {
     let (slot, index) = slot(handle)?;
     let mut object = slot.object.write().unwrap_or_else(PoisonError::into_inner);
+    if !is_current(slot, handle) {
+        // Another thread has ended it meanwhile: a slot must not be given back twice.
+        return None;
+    }
     slot.generation.fetch_add(1, Relaxed);
     let taken = object.take();
     drop(object);
@@ -141,7 +151,8 @@ pub(crate) fn end(handle: u64) -> Option<Object> {
 #[inline]
 pub(crate) fn object(handle: u64) -> Option<Object> {
     let (slot, _) = slot(handle)?;
-    slot.object.read().unwrap_or_else(PoisonError::into_inner).clone()
+    let object = slot.object.read().unwrap_or_else(PoisonError::into_inner);
+    if is_current(slot, handle) { object.clone() } else { None }
 }
 
 /// Calls `visit` for every live object. For the rare sweep when a context goes.

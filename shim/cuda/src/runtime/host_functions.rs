@@ -14,7 +14,7 @@ use super::session::{Pending, Session, lock};
 /// The thread that runs host functions, one after the other, as the driver's does.
 pub(crate) struct HostThread {
     session: Arc<Session>,
-    queue: Option<Sender<(u64, HostFunction)>>,
+    queue: Option<Sender<(u64, HostFunction, bool)>>,
 }
 
 impl HostThread {
@@ -24,25 +24,20 @@ impl HostThread {
 
     /// The server asks for the function that was published as operation `number`.
     pub(crate) fn call(&mut self, number: u64) {
-        let function = {
-            let mut pending = lock(&self.session.pending);
-            match pending.get(&number) {
-                Some(Pending::HostFunction { function, again, .. }) => {
-                    let (function, again) = (*function, *again);
-                    if !again {
-                        pending.remove(&number);
-                    }
-                    function
-                }
-                _ => return,
-            }
+        let (function, again) = match lock(&self.session.pending).get(&number) {
+            Some(Pending::HostFunction { function, again, .. }) => (*function, *again),
+            _ => return,
         };
         if self.queue.is_none() {
-            let (sender, receiver) = channel::<(u64, HostFunction)>();
+            let (sender, receiver) = channel::<(u64, HostFunction, bool)>();
             let session = self.session.clone();
             let started = std::thread::Builder::new().name("fusewire-host".into()).spawn(move || {
-                for (number, function) in receiver {
+                for (number, function, again) in receiver {
                     run(&function);
+                    // Pending until here: a copy that reads what it writes has to wait for it.
+                    if !again {
+                        lock(&session.pending).remove(&number);
+                    }
                     // A session that is over has told its callers already.
                     let _ = session.post(&HostFuncDone { function: number }, &[]);
                 }
@@ -56,7 +51,7 @@ impl HostThread {
             }
         }
         if let Some(queue) = &self.queue {
-            let _ = queue.send((number, function));
+            let _ = queue.send((number, function, again));
         }
     }
 }

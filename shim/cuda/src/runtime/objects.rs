@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use fusewire_wire::ops::table::ParameterInfo;
@@ -153,7 +153,7 @@ impl Stream {
 
     /// Everything of the stream up to `number` is finished.
     pub(crate) fn finished(&self, number: u64) {
-        self.done.fetch_max(number, Relaxed);
+        self.done.fetch_max(number, Release);
     }
 
     /// Whether everything issued to the stream so far is known to be finished.
@@ -161,12 +161,12 @@ impl Stream {
     /// An operation on the legacy stream comes after all earlier ones on streams that block with it, and
     /// before all later ones; so its end says as much of them.
     pub(crate) fn is_known_finished(&self) -> bool {
-        let done = self.done.load(Relaxed).max(self.context.done.load(Relaxed));
+        let done = self.done.load(Acquire).max(self.context.done.load(Acquire));
         if self.kind == StreamKind::Legacy {
             return done >= self.context.last_blocking.load(Relaxed);
         }
         let legacy = if self.blocks_with_legacy() {
-            self.context.legacy.get().map_or(0, |legacy| legacy.done.load(Relaxed))
+            self.context.legacy.get().map_or(0, |legacy| legacy.done.load(Acquire))
         } else {
             0
         };

@@ -12,6 +12,8 @@ use super::stats;
 
 static FORKED: AtomicBool = AtomicBool::new(false);
 static DESCRIPTORS: OnceLock<Vec<i32>> = OnceLock::new();
+/// The session is over, and its descriptors may be other files' by now.
+static OVER: AtomicBool = AtomicBool::new(false);
 
 #[inline]
 pub(crate) fn is_forked() -> bool {
@@ -20,6 +22,9 @@ pub(crate) fn is_forked() -> bool {
 
 unsafe extern "C" fn in_child() {
     FORKED.store(true, Relaxed);
+    if OVER.load(Relaxed) {
+        return;
+    }
     // The parent's connections: closed here, so that the server sees the parent's end when it comes.
     for &descriptor in DESCRIPTORS.get().map_or(&[][..], Vec::as_slice) {
         // SAFETY: closes a number that this process inherited and never uses.
@@ -33,6 +38,11 @@ pub(crate) fn watch_forks(descriptors: Vec<i32>) {
         // SAFETY: `in_child` calls nothing but `close`, which may be called after fork.
         unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
     }
+}
+
+/// The session is over: its threads are about to close their descriptors.
+pub(crate) fn session_over() {
+    OVER.store(true, Relaxed);
 }
 
 /// Arranges for the statistics at exit: `FUSEWIRE_STATS=1` as text on stderr, `FUSEWIRE_STATS=json` as

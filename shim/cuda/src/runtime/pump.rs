@@ -4,7 +4,8 @@
 //! sleeps in the kernel until a caller wakes it or the server speaks; with few cores it does not spin.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::fence;
 use std::time::{Duration, Instant};
 
 use fusewire_link::{BulkSink, ChunkHeader, CommandLane, LinkError, RawSliceMut, Wait};
@@ -21,7 +22,7 @@ use crate::abi::result::CUDA_SUCCESS;
 
 use super::host_functions::HostThread;
 use super::memory_state;
-use super::session::{Pending, Session, lock};
+use super::session::{CopyOut, Pending, Session, lock};
 use super::transfer::Transfers;
 use super::{handles, mirror};
 
@@ -236,14 +237,13 @@ impl Events {
                 if super::log::traces() {
                     eprintln!("fusewire: operation {} failed with {}", failed.number, failed.status);
                 }
+                if self.copied(failed.number, failed.status) {
+                    return Flow::Continue;
+                }
                 match take(failed.number) {
-                    Some(Pending::CopyOut(copy)) => {
-                        session.copies_out.fetch_sub(1, Relaxed);
-                        copy.complete(failed.number, failed.status);
-                    }
                     Some(Pending::Event(event, _)) => event.reach(failed.number, failed.status),
                     Some(Pending::Call(waiter)) => waiter.complete(failed.status, Vec::new()),
-                    Some(Pending::Reclaim(_) | Pending::HostFunction { .. }) | None => {}
+                    Some(Pending::Reclaim(_) | Pending::HostFunction { .. } | Pending::CopyOut(_)) | None => {}
                 }
             }
             Event::Credit(credit, _) => {
@@ -252,7 +252,9 @@ impl Events {
             }
             Event::Barrier(barrier, _) => {
                 self.barrier = barrier.counts;
-                session.held_back.store(true, std::sync::atomic::Ordering::SeqCst);
+                session.held_back.store(true, Relaxed);
+                // Either this thread sees what has landed, or the lane sees that it is waited for.
+                fence(SeqCst);
                 if !session.has_landed(&self.barrier) {
                     return Flow::Pause;
                 }
@@ -279,12 +281,12 @@ impl Events {
     }
 
     fn done(&self, number: u64, status: u32) {
-        let session = &self.session;
-        match lock(&session.pending).remove(&number) {
-            Some(Pending::CopyOut(copy)) => {
-                session.copies_out.fetch_sub(1, Relaxed);
-                copy.complete(number, status);
-            }
+        if self.copied(number, status) {
+            return;
+        }
+        // Taken out first: what follows takes locks, under which others publish.
+        let pending = lock(&self.session.pending).remove(&number);
+        match pending {
             Some(Pending::Event(event, stream)) => {
                 if status == CUDA_SUCCESS {
                     stream.finished(number);
@@ -293,8 +295,22 @@ impl Events {
             }
             Some(Pending::Reclaim(reclaim)) => memory_state::reclaim(reclaim),
             Some(Pending::Call(waiter)) => waiter.complete(status, Vec::new()),
-            Some(Pending::HostFunction { .. }) | None => {}
+            Some(Pending::HostFunction { .. } | Pending::CopyOut(_)) | None => {}
         }
+    }
+
+    /// Ends a copy into host memory, if that is what the operation is. It stays pending until it has been
+    /// unpacked: who frees the memory, or looks for what writes there, finds it until then.
+    fn copied(&self, number: u64, status: u32) -> bool {
+        let copy = match lock(&self.session.pending).get(&number) {
+            Some(Pending::CopyOut(copy)) => copy.clone(),
+            _ => return false,
+        };
+        copy.complete(number, status);
+        if lock(&self.session.pending).remove(&number).is_some() {
+            self.session.copies_out.fetch_sub(1, Release);
+        }
+        true
     }
 }
 
@@ -302,9 +318,16 @@ impl Events {
 pub(crate) struct Landings {
     pub(crate) session: Arc<Session>,
     pub(crate) lane: usize,
+    /// The copy that a chunk is being received for: its buffer stays until the chunk has landed, whatever
+    /// becomes of the copy meanwhile.
+    receiving: Option<Arc<CopyOut>>,
 }
 
 impl Landings {
+    pub(crate) fn new(session: Arc<Session>, lane: usize) -> Self {
+        Self { session, lane, receiving: None }
+    }
+
     fn refuse(&self, what: &str) -> LinkError {
         LinkError::PeerMisbehaved { peer: format!("the server, on bulk lane {},", self.lane), what: what.to_owned() }
     }
@@ -316,19 +339,22 @@ impl BulkSink for Landings {
             Some(Pending::CopyOut(copy)) => copy.clone(),
             _ => return Err(self.refuse(&format!("data of operation {}, which is no pending copy", header.id))),
         };
-        copy.room(header.offset, header.bytes as usize).ok_or_else(|| {
+        let room = copy.room(header.offset, header.bytes as usize).ok_or_else(|| {
             self.refuse(&format!(
                 "{} bytes at {} for a copy of {} bytes",
                 header.bytes, header.offset, copy.bytes
             ))
-        })
+        })?;
+        self.receiving = Some(copy);
+        Ok(room)
     }
 
     fn landed(&mut self, _header: &ChunkHeader) {
+        self.receiving = None;
         if let Some(landed) = self.session.landed.get(self.lane) {
             landed.fetch_add(1, Release);
         }
-        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        fence(SeqCst);
         if self.session.held_back.load(Acquire) {
             self.session.wake();
         }

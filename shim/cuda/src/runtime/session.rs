@@ -119,7 +119,7 @@ impl CopyOut {
         };
         // SAFETY: `offset + length` was checked against the copy. A direct destination is the program's,
         // which the driver's rules make it keep until the copy is finished; a buffer lives as long as the
-        // copy, which stays pending until all its data have landed.
+        // copy, which whoever writes there holds.
         Some(unsafe { RawSliceMut::new(start.add(offset), length) })
     }
 
@@ -134,12 +134,14 @@ impl CopyOut {
     /// All data are there, or none will come.
     pub(crate) fn complete(&self, number: u64, status: CUresult) {
         if status == CUDA_SUCCESS {
-            self.stream.finished(number);
-            if let Landing::Packed(buffer, finish) = &self.landing
-                && let Some(finish) = lock(finish).take()
-            {
-                finish(&lock(buffer));
+            if let Landing::Packed(buffer, finish) = &self.landing {
+                let finish = lock(finish).take();
+                if let Some(finish) = finish {
+                    finish(&lock(buffer));
+                }
             }
+            // Last: who sees the stream finished reads what was unpacked.
+            self.stream.finished(number);
         }
         if let Some(waiter) = &self.waiter {
             waiter.complete(status, Vec::new());
@@ -431,6 +433,7 @@ impl Session {
         if first.is_err() {
             return;
         }
+        super::process::session_over();
         if !self.quiet {
             eprintln!(
                 "fusewire: the session with the GPU server is lost: {why}; every CUDA call now returns CUDA_ERROR_DEVICE_UNAVAILABLE (46). Start the program again; if it happens again, look at the server's log."
