@@ -436,7 +436,10 @@ unsafe fn receive(
             unsafe { rect::scatter(packed, target, pitch, at, piece.extent) };
         };
         let record = copy.record(stream, piece, OUT, 0);
-        copies::receive_packed(runtime, stream, piece.extent.bytes()?, waits && last, record, finish)?;
+        let span = pitch.span(at, piece.extent)?;
+        let writes = base + span.start as u64..base + span.end as u64;
+        let bytes = piece.extent.bytes()?;
+        copies::receive_packed(runtime, stream, bytes, writes, waits && last, &record, finish)?;
     }
     Ok(())
 }

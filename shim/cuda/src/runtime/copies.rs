@@ -7,6 +7,7 @@
 //! reason a synchronisation does not wait for copies to the device whose source has been read: they do not
 //! count as work on their stream.
 
+use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
@@ -206,24 +207,22 @@ pub(crate) unsafe fn copy_out(
         return within_mirrors(runtime, stream, to, from, bytes);
     }
     let waits = form == Form::Sync || target == Side::Pageable;
-    let landing = Landing::Direct(to as usize);
-    receive(runtime, stream, bytes, landing, waits, |_| {
-        CopyOutOp { stream: stream.handle, source: from, bytes: bytes as u64 }
-    })
+    let record = CopyOutOp { stream: stream.handle, source: from, bytes: bytes as u64 };
+    let writes = to..to.saturating_add(bytes as u64);
+    receive(runtime, stream, bytes, Landing::Direct(to as usize), writes, waits, &record)
 }
 
 /// Publishes an operation whose data come back, and waits for them if told to.
 ///
 /// # Errors
 /// The stream's or session's.
-pub(crate) fn receive<R: fusewire_wire::ops::AsyncRecord>(
-    runtime: &Runtime, stream: &Arc<Stream>, bytes: usize, landing: Landing, waits: bool, record: impl FnOnce(()) -> R,
+fn receive<R: fusewire_wire::ops::AsyncRecord>(
+    runtime: &Runtime, stream: &Arc<Stream>, bytes: usize, landing: Landing, writes: Range<u64>, waits: bool, record: &R,
 ) -> Result<(), CUresult> {
     let waiter = waits.then(Waiter::new);
-    let copy = Arc::new(CopyOut { stream: stream.clone(), bytes, landing, waiter: waiter.clone() });
-    let record = record(());
+    let copy = Arc::new(CopyOut { stream: stream.clone(), bytes, landing, writes, waiter: waiter.clone() });
     runtime.session.copies_out.fetch_add(1, Relaxed);
-    let posted = runtime.session.post_pending(Some(stream), &record, &[], |_| Pending::CopyOut(copy));
+    let posted = runtime.session.post_pending(Some(stream), record, &[], |_| Pending::CopyOut(copy));
     if posted.is_err() {
         runtime.session.copies_out.fetch_sub(1, Relaxed);
     }
@@ -237,19 +236,19 @@ pub(crate) fn receive<R: fusewire_wire::ops::AsyncRecord>(
     }
 }
 
-/// Receives packed data and waits; `finish` takes them.
+/// Receives packed data, which `finish` puts somewhere within `writes`.
 ///
 /// # Errors
 /// As [`receive`].
 pub(crate) fn receive_packed<R: fusewire_wire::ops::AsyncRecord>(
-    runtime: &Runtime, stream: &Arc<Stream>, bytes: usize, waits: bool, record: R,
+    runtime: &Runtime, stream: &Arc<Stream>, bytes: usize, writes: Range<u64>, waits: bool, record: &R,
     finish: impl FnOnce(&[u8]) + Send + 'static,
 ) -> Result<(), CUresult> {
     let landing = Landing::Packed(
         Mutex::new(vec![0; bytes].into_boxed_slice()),
         Mutex::new(Some(Box::new(finish))),
     );
-    receive(runtime, stream, bytes, landing, waits, |()| record)
+    receive(runtime, stream, bytes, landing, writes, waits, record)
 }
 
 /// `cuStreamSynchronize`: nothing is asked when everything is known to be finished.

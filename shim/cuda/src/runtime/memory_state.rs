@@ -1,5 +1,6 @@
 //! Allocation: the window, the heaps of the devices, pinned memory, and what is where.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -410,18 +411,14 @@ pub(crate) fn writers(runtime: &Runtime, base: u64, bytes: u64) -> Vec<Arc<Strea
     if runtime.session.copies_out.load(Relaxed) == 0 {
         return Vec::new();
     }
-    let end = base.saturating_add(bytes);
-    lock(&runtime.session.pending)
-        .values()
+    let range = base..base.saturating_add(bytes);
+    writing(lock(&runtime.session.pending).values(), &range)
+}
+
+fn writing<'a>(pending: impl Iterator<Item = &'a Pending>, range: &Range<u64>) -> Vec<Arc<Stream>> {
+    pending
         .filter_map(|pending| match pending {
-            Pending::CopyOut(copy) => match copy.landing {
-                super::session::Landing::Direct(start)
-                    if (start as u64) < end && base < start as u64 + copy.bytes as u64 =>
-                {
-                    Some(copy.stream.clone())
-                }
-                _ => None,
-            },
+            Pending::CopyOut(copy) if copy.writes_to(range) => Some(copy.stream.clone()),
             _ => None,
         })
         .collect()
@@ -459,6 +456,37 @@ pub(crate) fn forget_context(runtime: &Runtime, context: &Context) {
         for (base, bytes) in blocks {
             runtime.memory.give_addresses(base, bytes);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::objects::StreamKind;
+    use crate::runtime::session::{CopyOut, Landing, Waiter};
+
+    #[test]
+    fn whoever_writes_a_range_is_found_wherever_the_data_land_first() {
+        let context = Arc::new(Context::new(0x10, 0, true, 0, 0));
+        let copy = |handle, landing, writes| {
+            let stream = Arc::new(Stream::new(handle, context.clone(), StreamKind::Created, 0, 0));
+            Pending::CopyOut(Arc::new(CopyOut { stream, bytes: 64, landing, writes, waiter: None }))
+        };
+        let packed = || Landing::Packed(Mutex::new(Box::new([0; 64])), Mutex::new(None));
+        let pending = [
+            copy(0x20, Landing::Direct(0x1000), 0x1000..0x1040),
+            // Four rows of 16 bytes, 256 bytes apart.
+            copy(0x30, packed(), 0x2000..0x2310),
+            Pending::Call(Waiter::new()),
+        ];
+        let found = |from, to| -> Vec<u64> {
+            writing(pending.iter(), &(from..to)).iter().map(|stream| stream.handle).collect()
+        };
+        assert_eq!(found(0x103f, 0x1040), [0x20]);
+        assert_eq!(found(0x1040, 0x2000), []);
+        assert_eq!(found(0x2300, 0x2301), [0x30], "the last row");
+        assert_eq!(found(0x2310, 0x4000), []);
+        assert_eq!(found(0x1000, 0x3000), [0x20, 0x30]);
     }
 }
 

@@ -135,6 +135,7 @@ pub(crate) fn pull(runtime: &Runtime, stream: &Arc<Stream>, mirror: &Arc<Mirror>
             Mutex::new(vec![0; used].into_boxed_slice()),
             Mutex::new(Some(Box::new(finish))),
         ),
+        writes: mirror.start..mirror.start + used as u64,
         waiter: None,
     });
     let record = CopyOutOp { stream: stream.handle, source: mirror.start, bytes: used as u64 };

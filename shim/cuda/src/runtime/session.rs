@@ -7,6 +7,7 @@
 //! Locks, in the order they may be taken: `lane`, then `pending`. Neither is held across I/O.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -101,11 +102,18 @@ pub(crate) struct CopyOut {
     pub(crate) stream: Arc<Stream>,
     pub(crate) bytes: usize,
     pub(crate) landing: Landing,
+    /// Host memory that is written: from the first byte to the last, with what may lie between.
+    pub(crate) writes: Range<u64>,
     /// The caller, if it waits.
     pub(crate) waiter: Option<Arc<Waiter>>,
 }
 
 impl CopyOut {
+    /// Whether the copy may write a byte of `range`.
+    pub(crate) fn writes_to(&self, range: &Range<u64>) -> bool {
+        self.writes.start < range.end && range.start < self.writes.end
+    }
+
     /// The memory for `length` bytes at `offset`, if they belong to the copy.
     pub(crate) fn room(&self, offset: u64, length: usize) -> Option<RawSliceMut> {
         let offset = usize::try_from(offset).ok()?;
