@@ -10,7 +10,7 @@ import time
 from .runner import end_group
 
 MARK = "FIGURES "
-# What the issue asks: (at least this ratio to native, at least this figure). Larger ratios are faster.
+# What is asked: (at least this ratio to native, at least this figure). Larger ratios are faster.
 ASKED = {
     "resnet50_fp32_32_ms": (0.90, None),
     "resnet50_fp32_128_ms": (0.97, None),
