@@ -253,11 +253,18 @@ impl Gpu {
 
     pub(super) fn inline_arrived(&mut self, number: u64, block: Block, bytes: usize, status: Status) {
         if status == 0 {
-            // SAFETY: the copy into the block is finished, and it was at least that long.
-            let data = unsafe { std::slice::from_raw_parts(block.start(), bytes.min(block.len())) };
-            self.out.data(number, 0, data);
+            self.inline_data(number, block, bytes);
+        } else {
+            self.arena.give(block);
         }
         self.out.done(number, status);
+    }
+
+    /// Sends what a small copy has brought, and gives its block back.
+    pub(super) fn inline_data(&mut self, number: u64, block: Block, bytes: usize) {
+        // SAFETY: the copy into the block is finished, and it was at least that long.
+        let data = unsafe { std::slice::from_raw_parts(block.start(), bytes.min(block.len())) };
+        self.out.data(number, 0, data);
         self.arena.give(block);
     }
 

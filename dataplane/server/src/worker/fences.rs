@@ -45,10 +45,19 @@ pub(super) struct Fences {
 }
 
 impl Fences {
+    /// Whether all memory of some context is on its way back.
+    pub(super) fn purges(&self) -> bool {
+        let purge = |purpose: &Purpose| matches!(purpose, Purpose::Purge { .. });
+        self.raised.values().any(|fence| purge(&fence.purpose))
+            || self.held.iter().any(|(_, purpose)| purge(purpose))
+            || self.ripe.iter().any(|(_, purpose, _)| purge(purpose))
+    }
+
     /// Whether memory is on its way back.
     pub(super) fn frees_memory(&self) -> bool {
         self.raised.values().any(|fence| matches!(fence.purpose, Purpose::Unmap { .. }))
             || !self.ripe.is_empty()
+            || self.purges()
     }
 }
 
@@ -174,6 +183,7 @@ impl Gpu {
             }
             Purpose::Purge { reply, destroy } => {
                 self.purge(context, destroy);
+                self.retry_maps();
                 if let Some(number) = reply {
                     self.out.reply(number, 0, &[], &[]);
                 }

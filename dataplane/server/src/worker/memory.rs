@@ -106,11 +106,21 @@ impl Gpu {
     pub(super) fn block_map(&mut self, call: Call, record: &BlockMap) -> Result<Option<Nothing>, Status> {
         self.enter(record.context)?;
         match self.map_block(record) {
-            Err(OUT_OF_MEMORY) if self.fences.frees_memory() => {
+            Err(status) if self.may_still_fit(status) => {
                 self.memory.waiting.push_back((call.number, *record));
                 Ok(None)
             }
             other => other.map(|()| Some(Nothing {})),
+        }
+    }
+
+    /// Whether a block that was refused may fit once what is on its way back is there. A context that goes leaves
+    /// its addresses to the client at once, and its memory when its work is finished.
+    fn may_still_fit(&self, status: Status) -> bool {
+        match status {
+            OUT_OF_MEMORY => self.fences.frees_memory(),
+            INVALID_VALUE => self.fences.purges(),
+            _ => false,
         }
     }
 
@@ -174,7 +184,7 @@ impl Gpu {
     pub(super) fn retry_maps(&mut self) {
         while let Some((number, record)) = self.memory.waiting.pop_front() {
             let result = self.enter(record.context).and_then(|_| self.map_block(&record));
-            if result == Err(OUT_OF_MEMORY) && self.fences.frees_memory() {
+            if result.is_err_and(|status| self.may_still_fit(status)) {
                 self.memory.waiting.push_front((number, record));
                 return;
             }

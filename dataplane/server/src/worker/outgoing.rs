@@ -67,6 +67,8 @@ impl Outgoing {
     }
 
     pub(super) fn failed(&mut self, number: u64, context: u64, status: Status, sticky: bool) {
+        // A copy that fails half way is over for the client too: nothing of it may land later.
+        self.barrier();
         let failed = Failed { number, context, status, sticky: sticky.into() };
         self.event(Failed::CODE, failed.as_bytes(), &[]);
     }
@@ -136,6 +138,16 @@ mod tests {
         out.done(3, 0);
         let codes: Vec<u16> = out.records.iter().map(|record| record.0).collect();
         assert_eq!(codes, [Done::CODE, Barrier::CODE, Done::CODE, Done::CODE]);
+    }
+
+    #[test]
+    fn a_failure_waits_behind_the_chunks_that_went_before() {
+        let mut out = Outgoing::default();
+        out.chunk_sent(0);
+        out.failed(1, 2, 700, true);
+        out.failed(2, 2, 700, true);
+        let codes: Vec<u16> = out.records.iter().map(|record| record.0).collect();
+        assert_eq!(codes, [Barrier::CODE, Failed::CODE, Failed::CODE]);
     }
 
     #[test]

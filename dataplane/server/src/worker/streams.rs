@@ -41,6 +41,8 @@ pub(super) struct Stream {
     /// Where tickets are written, and the last one issued.
     word: Word,
     issued: u32,
+    /// The last ticket that had been written when the shard last looked at all streams.
+    seen: u32,
     /// Entries since the last ticket.
     pub(super) unticketed: u32,
     /// Something may have been printed that no marked ticket follows.
@@ -198,6 +200,11 @@ impl Streams {
     }
 }
 
+/// Whether a word says that a ticket has been written, in the arithmetic of counters that wrap.
+fn has_reached(word: u32, ticket: u32) -> bool {
+    word.wrapping_sub(ticket).cast_signed() >= 0
+}
+
 impl Gpu {
     /// The stream of that handle, with its context current.
     #[inline]
@@ -296,8 +303,27 @@ impl Gpu {
     }
 
     /// Looks at the words and does what became due. Gives whether anything did.
+    ///
+    /// A stream may have waited for another, and what the other brought must not be told after it. So all words
+    /// are read before anything is told, and then all data that have come are handed over: whatever a ticket that
+    /// was seen depends on had its own ticket by then.
     pub(super) fn poll(&mut self) -> bool {
         let mut progress = false;
+        let mut due = false;
+        for at in 0..self.streams.active.len() {
+            let Some(&id) = self.streams.active.get(at) else { break };
+            let Ok(stream) = self.streams.get_mut(id) else { continue };
+            let front = stream.pending.front().map(|front| front.ticket);
+            let seen = self.pinned.word(stream.word).load(Ordering::Acquire);
+            stream.seen = seen;
+            due |= front.is_some_and(|ticket| has_reached(seen, ticket));
+        }
+        if due && self.streams.active.len() > 1 {
+            for at in 0..self.streams.active.len() {
+                let Some(&id) = self.streams.active.get(at) else { break };
+                self.hand_over(id);
+            }
+        }
         let mut at = 0;
         while let Some(&id) = self.streams.active.get(at) {
             while let Some(pending) = self.due(id) {
@@ -324,11 +350,37 @@ impl Gpu {
     fn due(&mut self, id: StreamId) -> Option<Pending> {
         let stream = self.streams.get_mut(id).ok()?;
         let front = stream.pending.front()?;
-        let reached = self.pinned.word(stream.word).load(Ordering::Acquire);
-        if reached.wrapping_sub(front.ticket).cast_signed() < 0 {
+        if !has_reached(stream.seen, front.ticket) {
             return None;
         }
         stream.pending.pop_front()
+    }
+
+    /// Gives the client the data that a stream has brought by now. What depends on them stays pending.
+    fn hand_over(&mut self, id: StreamId) {
+        let Ok(stream) = self.streams.get(id) else { return };
+        let reached = self.pinned.word(stream.word).load(Ordering::Acquire);
+        let mut at = 0;
+        while let Some(pending) = self.streams.get_mut(id).ok().and_then(|stream| stream.pending.get_mut(at))
+        {
+            if !has_reached(reached, pending.ticket) {
+                return;
+            }
+            at += 1;
+            let end = match pending.then {
+                Then::Inline { number, .. } | Then::Chunk { number, last: true, .. } => Then::Done { number },
+                Then::Chunk { .. } | Then::Word { .. } => Then::Nothing,
+                _ => continue,
+            };
+            match std::mem::replace(&mut pending.then, end) {
+                Then::Inline { number, block, bytes } => self.inline_data(number, block, bytes),
+                Then::Chunk { number, slot, offset, bytes, .. } => {
+                    self.chunk_arrived(number, slot, offset, bytes, false, 0);
+                }
+                Then::Word { address, value, bytes } => self.out.word(address, value, bytes),
+                _ => {}
+            }
+        }
     }
 
     pub(super) fn complete(&mut self, id: StreamId, pending: Pending, mut status: Status) {
@@ -434,6 +486,7 @@ impl Gpu {
             context,
             word,
             issued: 0,
+            seen: 0,
             unticketed: 0,
             unflushed: false,
             dirty: false,
@@ -513,6 +566,8 @@ impl Gpu {
         // SAFETY: a live stream of the current context. A query does not wait.
         let status = unsafe { self.d.cuStreamQuery(raw) };
         self.ok(status)?;
+        // What the stream has brought goes first: the client takes the answer for the end of it.
+        self.poll();
         if self.prints {
             self.forward_output();
         }

@@ -1,12 +1,16 @@
 //! What works: the thinnest whole path, and every kind of copy.
 
 use fusewire_server::control::{FromWorker, Staging};
+use fusewire_wire::ops::table::{CopyOut, StreamQuery};
 
 use crate::Test;
 use crate::client::{Client, Setup};
 
-pub const TESTS: &[Test] =
-    &[("the_thin_path", the_thin_path), ("copies_of_every_size_come_back", copies_of_every_size_come_back)];
+pub const TESTS: &[Test] = &[
+    ("the_thin_path", the_thin_path),
+    ("copies_of_every_size_come_back", copies_of_every_size_come_back),
+    ("a_query_that_succeeds_comes_after_the_data", a_query_that_succeeds_comes_after_the_data),
+];
 
 /// `add(a, b)`: a[i] += b[i] for the threads of one block.
 pub const ADD: &str = "
@@ -90,5 +94,20 @@ fn copies_of_every_size_come_back() {
         }
         assert!(client.failed.is_empty(), "{:?}", client.failed);
         client.close();
+    }
+}
+
+/// The client takes a successful query for the end of the copies before it.
+fn a_query_that_succeeds_comes_after_the_data() {
+    let mut client = Client::open(&Setup::default());
+    let context = client.context();
+    let stream = client.stream(context);
+    let block = client.block(context, 2 << 20);
+    for bytes in [64, 1 << 20].repeat(50) {
+        let copy = client.send(CopyOut { stream, source: block, bytes });
+        while let Err(status) = client.ask(StreamQuery { stream }) {
+            assert_eq!(status, 600, "not ready");
+        }
+        assert_eq!(client.data.remove(&copy).map_or(0, |data| data.len()), bytes as usize);
     }
 }
