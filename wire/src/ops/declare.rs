@@ -51,6 +51,19 @@ macro_rules! ops {
             $( $crate::ops!(@method $kind $name $method $($reply)?); )*
         }
 
+        /// A handler that refuses everything: what decoding is tried with.
+        #[derive(Debug, Default)]
+        pub struct RefuseAll;
+
+        impl $crate::ops::Replies for RefuseAll {
+            fn reply(&mut self, _: u64, _: $crate::ops::Status, _: &[u8], _: &[u8]) {}
+            fn failed(&mut self, _: u64, _: $crate::ops::Status) {}
+        }
+
+        impl Handler for RefuseAll {
+            $( $crate::ops!(@refuse $kind $name $method); )*
+        }
+
         /// Decodes one record and calls the handler's method for it.
         ///
         /// # Errors
@@ -122,6 +135,18 @@ macro_rules! ops {
     (@method sync $name:ident $method:ident $($reply:ident)?) => {
         fn $method(&mut self, call: $crate::ops::Call, record: &$name, tail: &[u8])
             -> Result<$crate::ops::Answer<<$name as $crate::ops::SyncRecord>::Reply>, $crate::ops::Status>;
+    };
+
+    (@refuse async $name:ident $method:ident) => {
+        fn $method(&mut self, _: $crate::ops::Call, _: &$name, _: &[u8]) -> Result<(), $crate::ops::Status> {
+            Err($crate::ops::NOT_SUPPORTED)
+        }
+    };
+    (@refuse sync $name:ident $method:ident) => {
+        fn $method(&mut self, _: $crate::ops::Call, _: &$name, _: &[u8])
+            -> Result<$crate::ops::Answer<<$name as $crate::ops::SyncRecord>::Reply>, $crate::ops::Status> {
+            Err($crate::ops::NOT_SUPPORTED)
+        }
     };
 
     (@dispatch async $handler:ident $method:ident $call:ident $record:ident $tail:ident) => {

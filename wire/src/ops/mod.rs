@@ -120,6 +120,9 @@ pub struct Dim3 {
 /// A status as the driver gives it: `CUresult`, 0 is success.
 pub type Status = u32;
 
+/// `CUDA_ERROR_NOT_SUPPORTED`.
+pub const NOT_SUPPORTED: Status = 801;
+
 /// What a handler says of a synchronous operation.
 #[derive(Debug)]
 pub enum Answer<R> {
