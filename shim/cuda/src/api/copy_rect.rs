@@ -339,8 +339,11 @@ pub(crate) unsafe fn copy(
         (None, None) => {
             runtime.session.post_on(stream, &copy.record(stream, copy.whole(), WITHIN, 0), &[]).map(drop)
         }
-        // SAFETY: the caller's promise.
-        (None, Some(host)) => unsafe { send(runtime, stream, &copy, host) },
+        (None, Some(host)) => {
+            // SAFETY: the caller's promise.
+            unsafe { send(runtime, stream, &copy, host) }?;
+            copies::copied_in(runtime, stream, form)
+        }
         // SAFETY: the caller's promise.
         (Some(host), None) => unsafe { receive(runtime, stream, &copy, host, form) },
         (Some((to, to_pitch, _)), Some((from, from_pitch, _))) => {

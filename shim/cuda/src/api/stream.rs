@@ -34,7 +34,8 @@ fn create(runtime: &Runtime, target: *mut CUstream, flags: u32, priority: i32) -
     let record = StreamCreate { stream: handle, context: context.handle, flags, priority };
     runtime.session.post(&record, &[])?;
     let stream = Arc::new(Stream::new(handle, context, StreamKind::Created, flags, priority));
-    handles::fill(handle, Object::Stream(stream));
+    handles::fill(handle, Object::Stream(stream.clone()));
+    runtime.session.add_stream(&stream);
     // SAFETY: the program's pointer, for one value.
     unsafe { give(target, handles::pointer(handle)) }
 }
@@ -85,7 +86,10 @@ pub unsafe extern "C" fn cuStreamQuery(stream: CUstream) -> CUresult {
         runtime.session.check()?;
         if !stream.is_known_finished() {
             let (number, _, _) = runtime.session.call_numbered(&StreamQuery { stream: stream.handle }, &[])?;
-            stream.finished(number);
+            // The legacy stream's own work may be finished before that of the streams that block with it.
+            if stream.kind != StreamKind::Legacy {
+                stream.finished(number);
+            }
         }
         stream.context.report()
     })

@@ -2,10 +2,11 @@
 //!
 //! What the driver promises (CUDA driver API, "API synchronization behavior"): a copy from pageable memory
 //! may return once its source has been read; one into pageable memory returns when the data are there; one
-//! from or to pinned memory returns at once in the `Async` form. A synchronous copy from host memory need
-//! not wait for the device either: the order of the lane is all that the program can see. For the same
-//! reason a synchronisation does not wait for copies to the device whose source has been read: they do not
-//! count as work on their stream.
+//! from or to pinned memory returns at once in the `Async` form. While there is only one stream, a synchronous
+//! copy from host memory need not wait for the device either: the order of the lane is all that the program can
+//! see. For the same reason a synchronisation does not wait then for copies to the device whose source has been
+//! read: they do not count as work on their stream. With a second stream that ends: what is put there may rely on
+//! nothing but the copy's having returned, or the synchronisation.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
@@ -151,14 +152,16 @@ pub(crate) unsafe fn copy_in(
         // SAFETY: the caller's promise; the bytes are copied before this returns.
         let data = unsafe { std::slice::from_raw_parts(start, bytes) };
         let record = CopyInInline { stream: stream.handle, destination: to, bytes: bytes as u64 };
-        return runtime.session.post(&record, &[data]).map(drop);
+        runtime.session.post_quiet_on(stream, &record, &[data])?;
+        return copied_in(runtime, stream, form);
     }
     if source == Side::Pageable && bytes <= CAPTURE_BYTES {
         // SAFETY: the caller's promise.
         let data: Box<[u8]> = unsafe { std::slice::from_raw_parts(start, bytes) }.into();
         // SAFETY: the transfer keeps the box, whose contents do not move, until it is sent.
         let captured = unsafe { RawSlice::new(data.as_ptr(), bytes) };
-        return runtime.session.send_bulk(stream, captured, Some(data), true, record).map(drop);
+        runtime.session.send_bulk(stream, captured, Some(data), true, record)?;
+        return copied_in(runtime, stream, form);
     }
     // SAFETY: pinned memory the program must leave alone until the stream has read it, and it cannot free it
     // before (see `memory_state::settle`); otherwise we wait below.
@@ -169,7 +172,16 @@ pub(crate) unsafe fn copy_in(
         transfer.wait();
         runtime.session.check()?;
     }
-    Ok(())
+    copied_in(runtime, stream, form)
+}
+
+/// The source of a copy to the device need not stay any more, or is the program's to keep. A synchronous copy
+/// waits for its end where other streams could tell the difference.
+///
+/// # Errors
+/// As [`synchronize`].
+pub(crate) fn copied_in(runtime: &Runtime, stream: &Arc<Stream>, form: Form) -> Result<(), CUresult> {
+    if form == Form::Sync && runtime.session.is_concurrent() { synchronize(runtime, stream) } else { Ok(()) }
 }
 
 /// The source of an asynchronous copy is read when it is sent, not when the stream gets there: what is

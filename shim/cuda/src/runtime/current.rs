@@ -123,6 +123,7 @@ fn default(runtime: &Runtime, context: &Arc<Context>, kind: StreamKind) -> Resul
     let per_thread = u32::from(kind == StreamKind::PerThread);
     runtime.session.post(&StreamDefault { stream: handle, context: context.handle, per_thread, reserved: 0 }, &[])?;
     handles::fill(handle, Object::Stream(stream.clone()));
+    runtime.session.add_stream(&stream);
     Ok(stream)
 }
 

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use fusewire_link::{BulkHandle, RawSlice, RawSliceMut, Waker};
 use fusewire_wire::bulk::{LaneCounts, MAX_LANES};
 use fusewire_wire::error::ProtocolError;
+use fusewire_wire::ops::table::StreamSynchronize;
 use fusewire_wire::ops::{AsyncRecord, Record, SyncRecord};
 use fusewire_wire::session::{Outbox, OutboxConfig};
 use zerocopy::{FromZeros, IntoBytes};
@@ -179,6 +180,12 @@ pub(crate) struct Session {
     /// The I/O thread holds events back until more has landed.
     pub(crate) held_back: AtomicBool,
     pub(crate) transfers: Transfers,
+    /// The first stream that the program was given, and what comes to pass with the second (see `quiet_on`).
+    first: OnceLock<Arc<Stream>>,
+    several: OnceLock<()>,
+    concurrent: AtomicBool,
+    /// Number of the last operation that did not count as work on the first stream.
+    last_quiet: AtomicU64,
     /// Not 0: the session is over, and this is what every call gives.
     lost: AtomicU32,
     pub(crate) quiet: bool,
@@ -207,6 +214,10 @@ impl Session {
             landed: Default::default(),
             held_back: AtomicBool::new(false),
             transfers: Transfers::new(slots, lanes),
+            first: OnceLock::new(),
+            several: OnceLock::new(),
+            concurrent: AtomicBool::new(false),
+            last_quiet: AtomicU64::new(0),
             lost: AtomicU32::new(CUDA_SUCCESS),
             quiet,
             slot_bytes,
@@ -242,6 +253,52 @@ impl Session {
             stream.issued(number);
             None
         })
+    }
+
+    /// Publishes a copy to the device whose source has been read (see `copies`).
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub(crate) fn post_quiet_on<R: AsyncRecord>(
+        &self, stream: &Stream, record: &R, tail: &[&[u8]],
+    ) -> Result<u64, CUresult> {
+        self.publish(record, tail, |_, number| {
+            self.quiet_on(stream, number);
+            None
+        })
+    }
+
+    /// As [`Stream::issued`], for an operation whose end nobody can see while there is only one stream: all that
+    /// comes later comes after it. Once there are several, work on another has only the program's synchronisation
+    /// to come after it. Called under the lane's lock.
+    fn quiet_on(&self, stream: &Stream, number: u64) {
+        if self.concurrent.load(Relaxed) {
+            stream.issued(number);
+        } else {
+            self.last_quiet.store(number, Relaxed);
+        }
+    }
+
+    /// Whether the program has several streams, which only its synchronisation keeps in order.
+    pub(crate) fn is_concurrent(&self) -> bool {
+        self.concurrent.load(Relaxed)
+    }
+
+    /// A stream is made. Before the second is used, what did not count as work on the first is finished.
+    pub(crate) fn add_stream(&self, stream: &Arc<Stream>) {
+        let first = self.first.get_or_init(|| stream.clone());
+        if first.handle == stream.handle {
+            return;
+        }
+        self.several.get_or_init(|| {
+            // First the flag: what is published behind the synchronisation below counts.
+            self.concurrent.store(true, Relaxed);
+            drop(lock(&self.lane));
+            if self.last_quiet.load(Relaxed) > first.done.load(Acquire) {
+                // An error there is the first stream's to report.
+                let _ = self.call(&StreamSynchronize { stream: first.handle }, &[]);
+            }
+        });
     }
 
     /// Publishes an operation about which the server will have something to say.
@@ -369,7 +426,7 @@ impl Session {
     }
 
     /// Publishes the copy of `source` through bulk chunks. The source must stay as it is until the transfer
-    /// says that it is sent. `quiet`: a synchronisation need not wait for it (see `copies`).
+    /// says that it is sent. `quiet`: the source has been read when the caller returns (see `copies`).
     ///
     /// # Errors
     /// When the session is over.
@@ -389,7 +446,9 @@ impl Session {
                 record(first)
             },
             |_, number| {
-                if !quiet {
+                if quiet {
+                    self.quiet_on(stream, number);
+                } else {
                     stream.issued(number);
                 }
                 None
@@ -460,5 +519,35 @@ impl Session {
             }
         }
         self.transfers.abandon();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fusewire_wire::ops::table::{CopyInInline, StreamDestroy};
+
+    use crate::runtime::objects::{Context, StreamKind};
+
+    use super::*;
+
+    fn stream(handle: u64, context: &Arc<Context>) -> Arc<Stream> {
+        Arc::new(Stream::new(handle, context.clone(), StreamKind::Created, 1, 0))
+    }
+
+    #[test]
+    fn a_copy_counts_as_work_once_there_is_a_second_stream() {
+        let session = Session::new(1 << 20, 8, 1, Duration::ZERO, true);
+        let context = Arc::new(Context::new(1, 0, true, 0, 3020));
+        let (one, two) = (stream(16, &context), stream(32, &context));
+        let copy = CopyInInline { stream: one.handle, destination: 0, bytes: 4 };
+        session.add_stream(&one);
+        let number = session.post_quiet_on(&one, &copy, &[&[0; 4]]).unwrap();
+        assert!(one.is_known_finished(), "nothing can overtake it");
+        // Else the second stream would have the first waited for.
+        one.finished(number);
+        session.add_stream(&two);
+        session.post_quiet_on(&one, &copy, &[&[0; 4]]).unwrap();
+        assert!(!one.is_known_finished() && two.is_known_finished());
+        session.post(&StreamDestroy { stream: two.handle }, &[]).unwrap();
     }
 }
