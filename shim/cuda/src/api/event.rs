@@ -120,7 +120,9 @@ pub unsafe extern "C" fn cuEventQuery(event: CUevent) -> CUresult {
             return outcome(&event);
         }
         runtime.session.check()?;
-        Err(CUDA_ERROR_NOT_READY)
+        // Its capture is over, and nothing tells us of replays.
+        let captured = lock(&event.state).capture != 0;
+        Err(if captured { CUDA_ERROR_CAPTURED_EVENT } else { CUDA_ERROR_NOT_READY })
     })
 }
 
@@ -136,6 +138,9 @@ pub unsafe extern "C" fn cuEventSynchronize(event: CUevent) -> CUresult {
         let mut state = lock(&event.state);
         while !event.is_reached() {
             runtime.session.check()?;
+            if state.capture != 0 {
+                return Err(CUDA_ERROR_CAPTURED_EVENT);
+            }
             state = event.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         drop(state);

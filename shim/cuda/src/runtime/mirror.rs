@@ -25,8 +25,11 @@ pub(crate) struct Mirror {
     pub(crate) bytes: usize,
     /// Where the part begins that is compared and carried.
     start: u64,
-    /// What both ends last agreed on, of that part.
+    /// What both ends last agreed on, of that part. Never held while something is published, which may wait for
+    /// the I/O thread: that one takes it.
     shadow: Mutex<Box<[u8]>>,
+    /// Held by who sends changes, until they are published. Taken before `shadow`.
+    sending: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -75,7 +78,8 @@ pub(crate) fn ensure(runtime: &Runtime, context: &Context, address: u64, bytes: 
     let (start, end) = if own_pages { (start, end) } else { (base, base + bytes) };
     let used = usize::try_from(end - start).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
     let bytes = usize::try_from(bytes).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
-    let mirror = Arc::new(Mirror { base, bytes, start, shadow: Mutex::new(vec![0; used].into_boxed_slice()) });
+    let shadow = Mutex::new(vec![0; used].into_boxed_slice());
+    let mirror = Arc::new(Mirror { base, bytes, start, shadow, sending: Mutex::default() });
     lock(&runtime.mirrors.0).insert(base, mirror.clone());
     Ok(mirror)
 }
@@ -85,21 +89,25 @@ pub(crate) fn ensure(runtime: &Runtime, context: &Context, address: u64, bytes: 
 /// # Errors
 /// When the session is over.
 pub(crate) fn push(runtime: &Runtime, stream: &Stream, mirror: &Mirror) -> Result<(), CUresult> {
-    let mut shadow = lock(&mirror.shadow);
+    let _sending = lock(&mirror.sending);
     let mut at = 0;
     let mut block = [0u8; PAGE as usize];
     let mut run: Vec<u8> = Vec::new();
     let mut run_at = 0;
-    let used = shadow.len();
+    let used = lock(&mirror.shadow).len();
     while at < used {
         let length = block.len().min(used - at);
         let source = std::ptr::with_exposed_provenance::<u8>(mirror.start as usize + at);
+        let mut shadow = lock(&mirror.shadow);
         // SAFETY: mirrored memory is the program's pinned memory, mapped as long as the mirror is known; a
         // race with the program's own stores is the race that a kernel would see.
         unsafe { std::ptr::copy_nonoverlapping(source, block.as_mut_ptr(), length) };
         let changed = shadow[at..at + length] != block[..length];
         if changed {
             shadow[at..at + length].copy_from_slice(&block[..length]);
+        }
+        drop(shadow);
+        if changed {
             if run.is_empty() {
                 run_at = at;
             }
