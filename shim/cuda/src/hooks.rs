@@ -1,9 +1,9 @@
 //! What the private tables learn of the runtime.
 
-use std::ffi::{CString, c_void};
+use std::ffi::c_void;
 
 use crate::abi::hooks::{DeviceIdentity, Hooks};
-use crate::abi::result::{CUDA_ERROR_INVALID_CONTEXT, CUDA_ERROR_NOT_SUPPORTED};
+use crate::abi::result::CUDA_ERROR_INVALID_CONTEXT;
 use crate::abi::types::{CUcontext, CUdevice, CUfunction, CUmodule, CUresult, CUstream};
 use crate::api::module;
 use crate::runtime::images::{self, Options};
@@ -74,7 +74,10 @@ impl Hooks for RuntimeHooks {
         Ok(handles::stream(private)?.id)
     }
 
-    fn module_functions(&self, _module: CUmodule) -> Result<Vec<(CUfunction, CString)>, CUresult> {
-        Err(CUDA_ERROR_NOT_SUPPORTED)
+    fn module_functions(&self, module: CUmodule) -> Result<Vec<CUfunction>, CUresult> {
+        let runtime = runtime::get()?;
+        let module = handles::module(module)?;
+        let names = module::names(runtime, &module)?;
+        names.iter().map(|name| module::find(runtime, &module, name)).collect()
     }
 }

@@ -18,7 +18,7 @@ use cuda::abi::{
     integrity::Subject,
     per_thread::{CU_STREAM_LEGACY, CU_STREAM_PER_THREAD},
     result::{CUDA_ERROR_INVALID_CONTEXT, CUDA_ERROR_INVALID_DEVICE, CUDA_ERROR_INVALID_HANDLE, SUCCESS},
-    types::{CUcontext, CUdevice, CUmodule, CUresult, CUstream, CUuuid},
+    types::{CUcontext, CUdevice, CUfunction, CUmodule, CUresult, CUstream, CUuuid},
 };
 
 const CUDART_INTERFACE: u128 = 0x6bd5fb6c_5bf4_e74a_8987_d93912fd9df9;
@@ -27,6 +27,8 @@ const CONTEXT_STORAGE: u128 = 0xc693336e_1121_df11_a8c3_68f355d89593;
 const CONTEXT_CHECKS: u128 = 0x263e8860_7cd2_6143_92f6_bbd5006dfa7e;
 const INTEGRITY_CHECK: u128 = 0xd4082055_bde6_704b_8d34_ba123c66e1f2;
 const TOOLS_CONTEXT: u128 = 0x21318c60_9714_3248_8ca6_41ff7324c8f2;
+
+const TOOLS_MODULE: u128 = 0x6e163fbe_b958_444d_835c_e182aff1991e;
 
 const DEVICE: DeviceIdentity = DeviceIdentity { uuid: [0xAB; 16], pci_domain: 0, pci_bus: 0, pci_device: 6 };
 
@@ -59,6 +61,13 @@ impl Hooks for Runtime {
 
     fn context_id(&self, context: CUcontext) -> Result<u64, CUresult> {
         Ok(context.addr() as u64 / 2)
+    }
+
+    fn module_functions(&self, module: CUmodule) -> Result<Vec<CUfunction>, CUresult> {
+        if module.is_null() {
+            return Err(CUDA_ERROR_INVALID_HANDLE);
+        }
+        Ok(vec![address(module.addr() + 1), address(module.addr() + 2)])
     }
 
     fn stream_private(&self, _context: CUcontext, stream: CUstream) -> Result<*mut c_void, CUresult> {
@@ -224,4 +233,24 @@ fn contexts_and_streams_as_the_maths_libraries_ask_for_them() {
     assert_eq!(private_of(1, 1), Ok(1));
     assert_eq!(private_of(0x8000, 1), Ok(0x8000));
     assert_eq!(private_of(usize::MAX, 0), Err(CUDA_ERROR_INVALID_HANDLE));
+}
+
+unsafe extern "C" fn visit(seen: *mut c_void, function: CUfunction, module: CUmodule) {
+    // SAFETY: the test's list.
+    unsafe { &mut *seen.cast::<Vec<[usize; 2]>>() }.push([function.addr(), module.addr()]);
+}
+
+#[test]
+fn the_functions_of_a_module_as_cufft_asks_for_them() {
+    type Visit = unsafe extern "C" fn(*mut c_void, CUfunction, CUmodule);
+    let functions = slot!(TOOLS_MODULE, 7, fn(CUcontext, CUmodule, Option<Visit>, *mut c_void));
+    let mut seen: Vec<[usize; 2]> = Vec::new();
+    let list = ptr::from_mut(&mut seen).cast();
+    // SAFETY: `visit` takes the list.
+    unsafe {
+        assert_eq!(functions(address(0x3000), address(0x500), Some(visit), list), 1, "done");
+        assert_eq!(functions(address(0x3000), ptr::null_mut(), Some(visit), list), 0, "no module");
+        assert_eq!(functions(address(0x3000), address(0x500), None, list), 0);
+    }
+    assert_eq!(seen, [[0x501, 0x500], [0x502, 0x500]]);
 }

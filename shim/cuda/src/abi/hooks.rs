@@ -3,13 +3,10 @@
 //! The runtime implements [`Hooks`] and installs it once, before or after anything here is called:
 //! until then every question is answered with the default, "not initialised".
 
-use std::{
-    ffi::{CString, c_void},
-    sync::OnceLock,
-};
+use std::{ffi::c_void, sync::OnceLock};
 
 use super::{
-    result::{CUDA_ERROR_NOT_INITIALIZED, CUDA_ERROR_NOT_SUPPORTED},
+    result::CUDA_ERROR_NOT_INITIALIZED,
     types::{CUcontext, CUdevice, CUfunction, CUmodule, CUresult, CUstream},
 };
 
@@ -106,12 +103,12 @@ pub trait Hooks: Sync {
         Err(CUDA_ERROR_NOT_INITIALIZED)
     }
 
-    /// The functions of a module, for the tools tables.
+    /// The functions of a module.
     ///
     /// # Errors
-    /// `CUDA_ERROR_NOT_SUPPORTED` where they are not known.
-    fn module_functions(&self, _module: CUmodule) -> Result<Vec<(CUfunction, CString)>, CUresult> {
-        Err(CUDA_ERROR_NOT_SUPPORTED)
+    /// As `cuModuleEnumerateFunctions`.
+    fn module_functions(&self, _module: CUmodule) -> Result<Vec<CUfunction>, CUresult> {
+        Err(CUDA_ERROR_NOT_INITIALIZED)
     }
 }
 

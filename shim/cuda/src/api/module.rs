@@ -1,6 +1,6 @@
 //! Modules.
 
-use std::ffi::{c_char, c_void};
+use std::ffi::{CString, c_char, c_void};
 use std::sync::{Arc, Mutex};
 
 use fusewire_wire::ops::table::{ModuleGetFunction, ModuleGetGlobal, ModuleLoad, ModuleNames, ModuleUnload};
@@ -204,6 +204,15 @@ pub unsafe extern "C" fn cuModuleGetGlobal_v2(
     })
 }
 
+/// The names of a module's functions, in the driver's order.
+///
+/// # Errors
+/// What the driver says.
+pub(crate) fn names(runtime: &Runtime, module: &Module) -> Result<Vec<CString>, CUresult> {
+    let (reply, tail) = runtime.session.call(&ModuleNames { module: module.handle }, &[])?;
+    Ok(images::names(&tail, reply.count))
+}
+
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleGetFunctionCount(count: *mut u32, module: CUmodule) -> CUresult {
     runtime::call(counter!("cuModuleGetFunctionCount"), |runtime| {
@@ -221,8 +230,7 @@ pub unsafe extern "C" fn cuModuleEnumerateFunctions(functions: *mut CUfunction, 
     runtime::call(counter!("cuModuleEnumerateFunctions"), |runtime| {
         need(functions)?;
         let module = handles::module(module)?;
-        let (reply, tail) = runtime.session.call(&ModuleNames { module: module.handle }, &[])?;
-        for (n, name) in images::names(&tail, reply.count).iter().take(count as usize).enumerate() {
+        for (n, name) in names(runtime, &module)?.iter().take(count as usize).enumerate() {
             let found = find(runtime, &module, name)?;
             // SAFETY: the program's array of `count` elements.
             unsafe { functions.add(n).write(found) };
