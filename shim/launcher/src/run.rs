@@ -3,7 +3,8 @@
 //! `LD_LIBRARY_PATH` makes ordinary linking and `dlopen("libcuda.so.1")` find
 //! the stand-ins; `LD_PRELOAD` of libcuda.so.1 wins against a program that
 //! loads by absolute path or an RPATH, because the loader answers a request for
-//! a SONAME it already has.
+//! a SONAME it already has. Triton asks the loader's cache instead, unless it is
+//! told.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -66,6 +67,9 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         // Absolute, for the program may change its directory before it starts to use CUDA.
         let file = fs::canonicalize(file).unwrap_or_else(|_| file.clone());
         command.env_remove("FUSEWIRE_TOKEN").env("FUSEWIRE_TOKEN_FILE", file);
+    }
+    if env::var_os("TRITON_LIBCUDA_PATH").is_none_or(|path| path.is_empty()) {
+        command.env("TRITON_LIBCUDA_PATH", &libraries);
     }
     if args.stats {
         command.env("FUSEWIRE_STATS", "1");

@@ -17,8 +17,8 @@ use zerocopy::{FromBytes, FromZeros};
 fn fusewire(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fusewire"));
     command.args(args);
-    for name in ["FUSEWIRE_SERVER", "FUSEWIRE_TOKEN", "FUSEWIRE_TOKEN_FILE", "LD_PRELOAD", "LD_LIBRARY_PATH"]
-    {
+    let mine = ["FUSEWIRE_SERVER", "FUSEWIRE_TOKEN", "FUSEWIRE_TOKEN_FILE"];
+    for name in mine.into_iter().chain(["LD_PRELOAD", "LD_LIBRARY_PATH", "TRITON_LIBCUDA_PATH"]) {
         command.env_remove(name);
     }
     command
@@ -121,9 +121,14 @@ fn run_prepares_the_environment_and_becomes_the_program() {
     assert_eq!(value(&env, "FUSEWIRE_SERVER"), Some("gpu1:7543"));
     assert_eq!(value(&env, "LD_LIBRARY_PATH"), Some(format!("{dir}:/old").as_str()));
     assert_eq!(value(&env, "LD_PRELOAD"), Some(format!("{dir}/libcuda.so.1").as_str()));
+    assert_eq!(value(&env, "TRITON_LIBCUDA_PATH"), Some(dir));
     assert_eq!((value(&env, "FUSEWIRE_STATS"), value(&env, "FUSEWIRE_LANES")), (Some("1"), Some("2")));
     assert_eq!(value(&env, "FUSEWIRE_TOKEN"), None);
     assert!(value(&env, "FUSEWIRE_TOKEN_FILE").unwrap().ends_with("/token"));
+
+    let mut command = fusewire(&["run", "--server", "gpu1", "--lib-dir", libraries.path(), "--", "env"]);
+    let (_, env, _) = output(command.env("TRITON_LIBCUDA_PATH", "/mine"));
+    assert_eq!(value(&env, "TRITON_LIBCUDA_PATH"), Some("/mine"), "what the user has set stays");
 }
 
 #[test]
