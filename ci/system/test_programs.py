@@ -47,3 +47,38 @@ print("no GPU, no crash")
 """, stats=False)
     assert client.out == "no GPU, no crash\n"
     assert len(client.complaints()) == 1, client.errors
+
+
+def test_small_memory_freed_between_allocations(server):
+    """What is freed comes back while an allocation waits for more memory, and the two do not wait for each other."""
+    run(server, """
+import driver
+worked = driver.Worked()
+held = []
+for round in range(40):
+    held += [driver.alloc(64 << 10) for _ in range(40)]
+    for address in held[::3]:
+        driver.free(address)
+    del held[::3]
+assert len(set(held)) == len(held)
+worked.again()
+""")
+
+
+def test_a_copy_is_seen_on_another_stream_once_it_was_waited_for(server):
+    """A synchronisation is all that a program needs between streams: the copy is finished, not only sent."""
+    run(server, """
+import ctypes, driver
+driver.start()
+one, two = driver.stream(), driver.stream()
+size = 4 << 20
+address = driver.alloc(size)
+back = driver.pinned(size)
+for round in range(1, 20):
+    data = ctypes.create_string_buffer(bytes([round]) * size, size)
+    driver.call("cuMemcpyHtoDAsync_v2", ctypes.c_uint64(address), data, ctypes.c_size_t(size), one)
+    driver.synchronize(one)
+    driver.call("cuMemcpyDtoHAsync_v2", back, ctypes.c_uint64(address), ctypes.c_size_t(size), two)
+    driver.synchronize(two)
+    assert ctypes.string_at(back, size) == data.raw, round
+""")
