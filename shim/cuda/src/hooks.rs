@@ -12,7 +12,11 @@ use crate::runtime::{self, current, handles};
 pub(crate) struct RuntimeHooks;
 
 fn of(context: CUcontext) -> Result<std::sync::Arc<runtime::objects::Context>, CUresult> {
-    if context.is_null() { current::top().ok_or(CUDA_ERROR_INVALID_CONTEXT) } else { handles::context(context) }
+    if context.is_null() {
+        current::top().ok_or(CUDA_ERROR_INVALID_CONTEXT)
+    } else {
+        handles::context(context)
+    }
 }
 
 fn load(image: &[u8]) -> Result<CUmodule, CUresult> {

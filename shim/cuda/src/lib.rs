@@ -9,7 +9,10 @@
 
 // The interface's own names, in the interface's own spelling.
 #![allow(non_snake_case, reason = "driver functions keep their names")]
-#![allow(clippy::missing_safety_doc, reason = "the driver's manual says what each function's pointers must be")]
+#![allow(
+    clippy::missing_safety_doc,
+    reason = "the driver's manual says what each function's pointers must be"
+)]
 
 pub mod abi;
 pub mod api;

@@ -120,7 +120,8 @@ fn run(options: ServeOptions, log: &Log) -> Result<(), Failure> {
     }
     // Figures are worth having, and nothing depends on them.
     let reader = Reader::start(inventory.clone(), nvml::DEFAULT_LIBRARY.into()).ok();
-    let front = front::Setup { options, log: log.clone(), inventory, listener, address, signals, links, reader };
+    let front =
+        front::Setup { options, log: log.clone(), inventory, listener, address, signals, links, reader };
     let executor = builder("front", placement.front)
         .make()
         .or_else(|_| builder("front", None).make())

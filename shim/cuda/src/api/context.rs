@@ -3,14 +3,13 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use fusewire_wire::ops::table::{
-    CtxDestroy, CtxGetLimit, CtxResetPersistingL2, CtxSetCacheConfig, CtxSetLimit, CtxSynchronize, PrimaryRelease,
-    PrimaryReset,
+    CtxDestroy, CtxGetLimit, CtxResetPersistingL2, CtxSetCacheConfig, CtxSetLimit, CtxSynchronize,
+    PrimaryRelease, PrimaryReset,
 };
 
 use crate::abi::export_table::context_storage::run_destructors;
 use crate::abi::result::{
-    CUDA_ERROR_INVALID_CONTEXT, CUDA_ERROR_INVALID_VALUE,
-    CUDA_ERROR_UNSUPPORTED_LIMIT,
+    CUDA_ERROR_INVALID_CONTEXT, CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_UNSUPPORTED_LIMIT,
 };
 use crate::abi::types::{CUcontext, CUdevice, CUresult};
 use crate::runtime::session::lock;
@@ -80,7 +79,11 @@ fn reset_client_state(runtime: &Runtime, primary: &runtime::objects::Context) {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDevicePrimaryCtxGetState(device: CUdevice, flags: *mut u32, active: *mut i32) -> CUresult {
+pub unsafe extern "C" fn cuDevicePrimaryCtxGetState(
+    device: CUdevice,
+    flags: *mut u32,
+    active: *mut i32,
+) -> CUresult {
     runtime::call(counter!("cuDevicePrimaryCtxGetState"), |runtime| {
         let primary = &runtime.device(device)?.primary;
         // SAFETY: the program's pointers, for one value each.
@@ -103,7 +106,13 @@ pub unsafe extern "C" fn cuDevicePrimaryCtxSetFlags_v2(device: CUdevice, flags: 
     })
 }
 
-fn create(context: *mut CUcontext, flags: u32, device: CUdevice, version: u32, runtime: &Runtime) -> Result<(), CUresult> {
+fn create(
+    context: *mut CUcontext,
+    flags: u32,
+    device: CUdevice,
+    version: u32,
+    runtime: &Runtime,
+) -> Result<(), CUresult> {
     need(context)?;
     if flags & !FLAGS_MASK != 0 {
         return Err(CUDA_ERROR_INVALID_VALUE);
@@ -123,7 +132,11 @@ pub unsafe extern "C" fn cuCtxCreate_v2(context: *mut CUcontext, flags: u32, dev
 /// Execution affinity is refused: `count` must be 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxCreate_v3(
-    context: *mut CUcontext, _affinity: *mut std::ffi::c_void, count: i32, flags: u32, device: CUdevice,
+    context: *mut CUcontext,
+    _affinity: *mut std::ffi::c_void,
+    count: i32,
+    flags: u32,
+    device: CUdevice,
 ) -> CUresult {
     runtime::call(counter!("cuCtxCreate_v3"), |runtime| {
         if count != 0 {
@@ -136,7 +149,10 @@ pub unsafe extern "C" fn cuCtxCreate_v3(
 /// `parameters` is NULL, or describes execution affinity or a CIG context, which are refused.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxCreate_v4(
-    context: *mut CUcontext, parameters: *const [usize; 3], flags: u32, device: CUdevice,
+    context: *mut CUcontext,
+    parameters: *const [usize; 3],
+    flags: u32,
+    device: CUdevice,
 ) -> CUresult {
     runtime::call(counter!("cuCtxCreate_v4"), |runtime| {
         if !parameters.is_null() {
@@ -277,7 +293,8 @@ fn synchronize(runtime: &Runtime, context: &runtime::objects::Context) -> Result
     // Also where nothing is left to wait for: a lost session is an error that stays.
     runtime.session.check()?;
     if context.done.load(std::sync::atomic::Ordering::Acquire) < context.last.load(Relaxed) {
-        let (number, _, _) = runtime.session.call_numbered(&CtxSynchronize { context: context.handle }, &[])?;
+        let (number, _, _) =
+            runtime.session.call_numbered(&CtxSynchronize { context: context.handle }, &[])?;
         context.done.fetch_max(number, std::sync::atomic::Ordering::Release);
     }
     context.report()
@@ -290,7 +307,9 @@ pub unsafe extern "C" fn cuCtxSynchronize() -> CUresult {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxSynchronize_v2(context: CUcontext) -> CUresult {
-    runtime::call(counter!("cuCtxSynchronize_v2"), |runtime| synchronize(runtime, &*given_or_current(context)?))
+    runtime::call(counter!("cuCtxSynchronize_v2"), |runtime| {
+        synchronize(runtime, &*given_or_current(context)?)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -343,7 +362,10 @@ pub unsafe extern "C" fn cuCtxSetCacheConfig(config: u32) -> CUresult {
         }
         let context = current::sound_context()?;
         context.cache_config.store(config, Relaxed);
-        runtime.session.post(&CtxSetCacheConfig { context: context.handle, config, reserved: 0 }, &[]).map(drop)
+        runtime
+            .session
+            .post(&CtxSetCacheConfig { context: context.handle, config, reserved: 0 }, &[])
+            .map(drop)
     })
 }
 
@@ -409,6 +431,5 @@ pub unsafe extern "C" fn cuCtxGetExecAffinity(_affinity: *mut std::ffi::c_void, 
         Err(crate::abi::result::CUDA_ERROR_UNSUPPORTED_EXEC_AFFINITY)
     })
 }
-
 
 crate::abi::variants!("context.rs");

@@ -10,7 +10,12 @@ use crate::runtime::{self, Runtime, current, handles};
 
 /// Host to device, the host side checked as far as it can be.
 unsafe fn to_device(
-    runtime: &Runtime, stream: CUstream, to: CUdeviceptr, from: *const c_void, bytes: usize, form: Form,
+    runtime: &Runtime,
+    stream: CUstream,
+    to: CUdeviceptr,
+    from: *const c_void,
+    bytes: usize,
+    form: Form,
 ) -> Result<(), CUresult> {
     let stream = current::stream(runtime, stream)?;
     stream.context.check()?;
@@ -23,7 +28,12 @@ unsafe fn to_device(
 }
 
 unsafe fn to_host(
-    runtime: &Runtime, stream: CUstream, to: *mut c_void, from: CUdeviceptr, bytes: usize, form: Form,
+    runtime: &Runtime,
+    stream: CUstream,
+    to: *mut c_void,
+    from: CUdeviceptr,
+    bytes: usize,
+    form: Form,
 ) -> Result<(), CUresult> {
     let stream = current::stream(runtime, stream)?;
     stream.context.check()?;
@@ -36,7 +46,12 @@ unsafe fn to_host(
 }
 
 unsafe fn between(
-    runtime: &Runtime, stream: CUstream, to: CUdeviceptr, from: CUdeviceptr, bytes: usize, form: Form,
+    runtime: &Runtime,
+    stream: CUstream,
+    to: CUdeviceptr,
+    from: CUdeviceptr,
+    bytes: usize,
+    form: Form,
 ) -> Result<(), CUresult> {
     let stream = current::stream(runtime, stream)?;
     // SAFETY: the program's addresses, of whatever kind, good for `bytes` bytes.
@@ -53,7 +68,10 @@ pub unsafe extern "C" fn cuMemcpyHtoD_v2(to: CUdeviceptr, from: *const c_void, b
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(
-    to: CUdeviceptr, from: *const c_void, bytes: usize, stream: CUstream,
+    to: CUdeviceptr,
+    from: *const c_void,
+    bytes: usize,
+    stream: CUstream,
 ) -> CUresult {
     runtime::call(counter!("cuMemcpyHtoDAsync_v2"), |runtime| {
         // SAFETY: the program's pointers.
@@ -71,7 +89,10 @@ pub unsafe extern "C" fn cuMemcpyDtoH_v2(to: *mut c_void, from: CUdeviceptr, byt
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2(
-    to: *mut c_void, from: CUdeviceptr, bytes: usize, stream: CUstream,
+    to: *mut c_void,
+    from: CUdeviceptr,
+    bytes: usize,
+    stream: CUstream,
 ) -> CUresult {
     runtime::call(counter!("cuMemcpyDtoHAsync_v2"), |runtime| {
         // SAFETY: the program's pointers.
@@ -79,7 +100,13 @@ pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2(
     })
 }
 
-fn within(runtime: &Runtime, stream: CUstream, to: CUdeviceptr, from: CUdeviceptr, bytes: usize) -> Result<(), CUresult> {
+fn within(
+    runtime: &Runtime,
+    stream: CUstream,
+    to: CUdeviceptr,
+    from: CUdeviceptr,
+    bytes: usize,
+) -> Result<(), CUresult> {
     check_device(runtime, to, bytes)?;
     check_device(runtime, from, bytes)?;
     // SAFETY: both are addresses that the client has handed out for at least `bytes` bytes.
@@ -88,12 +115,17 @@ fn within(runtime: &Runtime, stream: CUstream, to: CUdeviceptr, from: CUdevicept
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpyDtoD_v2(to: CUdeviceptr, from: CUdeviceptr, bytes: usize) -> CUresult {
-    runtime::call(counter!("cuMemcpyDtoD_v2"), |runtime| within(runtime, std::ptr::null_mut(), to, from, bytes))
+    runtime::call(counter!("cuMemcpyDtoD_v2"), |runtime| {
+        within(runtime, std::ptr::null_mut(), to, from, bytes)
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpyDtoDAsync_v2(
-    to: CUdeviceptr, from: CUdeviceptr, bytes: usize, stream: CUstream,
+    to: CUdeviceptr,
+    from: CUdeviceptr,
+    bytes: usize,
+    stream: CUstream,
 ) -> CUresult {
     runtime::call(counter!("cuMemcpyDtoDAsync_v2"), |runtime| within(runtime, stream, to, from, bytes))
 }
@@ -107,7 +139,12 @@ pub unsafe extern "C" fn cuMemcpy(to: CUdeviceptr, from: CUdeviceptr, bytes: usi
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyAsync(to: CUdeviceptr, from: CUdeviceptr, bytes: usize, stream: CUstream) -> CUresult {
+pub unsafe extern "C" fn cuMemcpyAsync(
+    to: CUdeviceptr,
+    from: CUdeviceptr,
+    bytes: usize,
+    stream: CUstream,
+) -> CUresult {
     runtime::call(counter!("cuMemcpyAsync"), |runtime| {
         // SAFETY: the program's addresses.
         unsafe { between(runtime, stream, to, from, bytes, Form::Async) }
@@ -115,7 +152,12 @@ pub unsafe extern "C" fn cuMemcpyAsync(to: CUdeviceptr, from: CUdeviceptr, bytes
 }
 
 /// Addresses say which device they are on; the contexts are only checked.
-fn peers(runtime: &Runtime, to: (CUdeviceptr, CUcontext), from: (CUdeviceptr, CUcontext), bytes: usize) -> Result<(), CUresult> {
+fn peers(
+    runtime: &Runtime,
+    to: (CUdeviceptr, CUcontext),
+    from: (CUdeviceptr, CUcontext),
+    bytes: usize,
+) -> Result<(), CUresult> {
     handles::context(to.1)?;
     handles::context(from.1)?;
     for address in [to.0, from.0] {
@@ -128,7 +170,11 @@ fn peers(runtime: &Runtime, to: (CUdeviceptr, CUcontext), from: (CUdeviceptr, CU
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpyPeer(
-    to: CUdeviceptr, to_context: CUcontext, from: CUdeviceptr, from_context: CUcontext, bytes: usize,
+    to: CUdeviceptr,
+    to_context: CUcontext,
+    from: CUdeviceptr,
+    from_context: CUcontext,
+    bytes: usize,
 ) -> CUresult {
     runtime::call(counter!("cuMemcpyPeer"), |runtime| {
         peers(runtime, (to, to_context), (from, from_context), bytes)?;
@@ -146,7 +192,11 @@ pub unsafe extern "C" fn cuMemcpyPeer(
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpyPeerAsync(
-    to: CUdeviceptr, to_context: CUcontext, from: CUdeviceptr, from_context: CUcontext, bytes: usize,
+    to: CUdeviceptr,
+    to_context: CUcontext,
+    from: CUdeviceptr,
+    from_context: CUcontext,
+    bytes: usize,
     stream: CUstream,
 ) -> CUresult {
     runtime::call(counter!("cuMemcpyPeerAsync"), |runtime| {

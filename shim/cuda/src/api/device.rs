@@ -89,7 +89,11 @@ pub unsafe extern "C" fn cuDeviceGetAttribute(value: *mut i32, attribute: i32, d
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDeviceComputeCapability(major: *mut i32, minor: *mut i32, device: CUdevice) -> CUresult {
+pub unsafe extern "C" fn cuDeviceComputeCapability(
+    major: *mut i32,
+    minor: *mut i32,
+    device: CUdevice,
+) -> CUresult {
     runtime::call(counter!("cuDeviceComputeCapability"), |runtime| {
         let snapshot = snapshot(runtime, device)?;
         // SAFETY: the program's pointers, for one value each.
@@ -155,7 +159,9 @@ pub unsafe extern "C" fn cuDeviceGetByPCIBusId(device: *mut CUdevice, text: *con
         let found = runtime
             .devices
             .iter()
-            .position(|d| pci_place(d.snapshot.info.pci_bus_id.split(|b| *b == 0).next().unwrap_or(&[])) == Some(wanted))
+            .position(|d| {
+                pci_place(d.snapshot.info.pci_bus_id.split(|b| *b == 0).next().unwrap_or(&[])) == Some(wanted)
+            })
             .ok_or(CUDA_ERROR_INVALID_DEVICE)?;
         // SAFETY: the program's pointer, for one value.
         unsafe { give(device, i32::try_from(found).unwrap_or(0)) }
@@ -176,7 +182,10 @@ fn pci_place(text: &[u8]) -> Option<(u32, u32, u32)> {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetTexture1DLinearMaxWidth(
-    width: *mut usize, format: u32, channels: u32, device: CUdevice,
+    width: *mut usize,
+    format: u32,
+    channels: u32,
+    device: CUdevice,
 ) -> CUresult {
     runtime::call(counter!("cuDeviceGetTexture1DLinearMaxWidth"), |runtime| {
         let limit = snapshot(runtime, device)?.attribute(21).unwrap_or(0);
@@ -220,7 +229,11 @@ pub unsafe extern "C" fn cuDeviceSetMemPool(device: CUdevice, pool: CUmemoryPool
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDeviceGetExecAffinitySupport(supported: *mut i32, _kind: u32, device: CUdevice) -> CUresult {
+pub unsafe extern "C" fn cuDeviceGetExecAffinitySupport(
+    supported: *mut i32,
+    _kind: u32,
+    device: CUdevice,
+) -> CUresult {
     runtime::call(counter!("cuDeviceGetExecAffinitySupport"), |runtime| {
         runtime.device(device)?;
         // SAFETY: the program's pointer, for one value.
@@ -230,7 +243,11 @@ pub unsafe extern "C" fn cuDeviceGetExecAffinitySupport(supported: *mut i32, _ki
 
 /// `nvSciSyncAttrList` and the like need the device's own driver.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDeviceGetNvSciSyncAttributes(_list: *mut c_void, device: CUdevice, _flags: i32) -> CUresult {
+pub unsafe extern "C" fn cuDeviceGetNvSciSyncAttributes(
+    _list: *mut c_void,
+    device: CUdevice,
+    _flags: i32,
+) -> CUresult {
     runtime::call(counter!("cuDeviceGetNvSciSyncAttributes"), |runtime| {
         runtime.device(device)?;
         Err(CUDA_ERROR_NOT_SUPPORTED)

@@ -38,7 +38,11 @@ pub unsafe extern "C" fn cuMemAlloc_v2(address: *mut CUdeviceptr, bytes: usize) 
 /// Rows are padded to 512 bytes, as the driver pads them on every architecture so far.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemAllocPitch_v2(
-    address: *mut CUdeviceptr, pitch: *mut usize, width: usize, height: usize, element: u32,
+    address: *mut CUdeviceptr,
+    pitch: *mut usize,
+    width: usize,
+    height: usize,
+    element: u32,
 ) -> CUresult {
     runtime::call(counter!("cuMemAllocPitch_v2"), |runtime| {
         need(address)?;

@@ -167,12 +167,20 @@ fn elapsed(runtime: &Runtime, milliseconds: *mut f32, start: CUevent, end: CUeve
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuEventElapsedTime(milliseconds: *mut f32, start: CUevent, end: CUevent) -> CUresult {
+pub unsafe extern "C" fn cuEventElapsedTime(
+    milliseconds: *mut f32,
+    start: CUevent,
+    end: CUevent,
+) -> CUresult {
     runtime::call(counter!("cuEventElapsedTime"), |runtime| elapsed(runtime, milliseconds, start, end))
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuEventElapsedTime_v2(milliseconds: *mut f32, start: CUevent, end: CUevent) -> CUresult {
+pub unsafe extern "C" fn cuEventElapsedTime_v2(
+    milliseconds: *mut f32,
+    start: CUevent,
+    end: CUevent,
+) -> CUresult {
     runtime::call(counter!("cuEventElapsedTime_v2"), |runtime| elapsed(runtime, milliseconds, start, end))
 }
 

@@ -6,9 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use fusewire_wire::ops::table::{FuncGetAttribute, FuncSetAttribute, FuncSetCacheConfig, FunctionInfo};
 
-use crate::abi::result::{
-    CUDA_ERROR_INVALID_HANDLE, CUDA_ERROR_INVALID_VALUE, CUDA_SUCCESS,
-};
+use crate::abi::result::{CUDA_ERROR_INVALID_HANDLE, CUDA_ERROR_INVALID_VALUE, CUDA_SUCCESS};
 use crate::abi::types::{CUdevice, CUfunction, CUkernel, CUlibrary, CUmodule, CUresult};
 use crate::runtime::handles::{self, Object};
 use crate::runtime::images;
@@ -80,12 +78,18 @@ pub(crate) fn place(runtime: &Runtime, function: &Function) -> Result<Arc<Contex
     }
 }
 
-fn get_attribute(runtime: &Runtime, function: &Function, attribute: i32, device: i32) -> Result<i32, CUresult> {
+fn get_attribute(
+    runtime: &Runtime,
+    function: &Function,
+    attribute: i32,
+    device: i32,
+) -> Result<i32, CUresult> {
     if !(0..=LAST).contains(&attribute) {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
     let device = key(function, device);
-    let known = function.attributes.read().unwrap_or_else(PoisonError::into_inner).get(&(attribute, device)).copied();
+    let known =
+        function.attributes.read().unwrap_or_else(PoisonError::into_inner).get(&(attribute, device)).copied();
     if let Some(known) = known {
         return Ok(known);
     }
@@ -102,7 +106,11 @@ fn get_attribute(runtime: &Runtime, function: &Function, attribute: i32, device:
 }
 
 fn set_attribute(
-    runtime: &Runtime, function: &Function, attribute: i32, value: i32, device: i32,
+    runtime: &Runtime,
+    function: &Function,
+    attribute: i32,
+    value: i32,
+    device: i32,
 ) -> Result<(), CUresult> {
     // What the driver refuses at once is refused here; read-only attributes first.
     if !(MAX_DYNAMIC_SHARED..=LAST).contains(&attribute) {
@@ -151,7 +159,11 @@ fn here(runtime: &Runtime, function: &Function) -> Result<i32, CUresult> {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuFuncGetAttribute(value: *mut i32, attribute: i32, function: CUfunction) -> CUresult {
+pub unsafe extern "C" fn cuFuncGetAttribute(
+    value: *mut i32,
+    attribute: i32,
+    function: CUfunction,
+) -> CUresult {
     runtime::call(counter!("cuFuncGetAttribute"), |runtime| {
         need(value)?;
         let function = handles::function(function)?;
@@ -170,7 +182,12 @@ pub unsafe extern "C" fn cuFuncSetAttribute(function: CUfunction, attribute: i32
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuKernelGetAttribute(value: *mut i32, attribute: i32, kernel: CUkernel, device: CUdevice) -> CUresult {
+pub unsafe extern "C" fn cuKernelGetAttribute(
+    value: *mut i32,
+    attribute: i32,
+    kernel: CUkernel,
+    device: CUdevice,
+) -> CUresult {
     runtime::call(counter!("cuKernelGetAttribute"), |runtime| {
         need(value)?;
         let function = handles::function(kernel)?;
@@ -182,7 +199,12 @@ pub unsafe extern "C" fn cuKernelGetAttribute(value: *mut i32, attribute: i32, k
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuKernelSetAttribute(attribute: i32, value: i32, kernel: CUkernel, device: CUdevice) -> CUresult {
+pub unsafe extern "C" fn cuKernelSetAttribute(
+    attribute: i32,
+    value: i32,
+    kernel: CUkernel,
+    device: CUdevice,
+) -> CUresult {
     runtime::call(counter!("cuKernelSetAttribute"), |runtime| {
         let function = handles::function(kernel)?;
         runtime.device(device)?;
@@ -272,7 +294,12 @@ pub unsafe extern "C" fn cuKernelGetName(text: *mut *const c_char, kernel: CUker
     runtime::call(counter!("cuKernelGetName"), |_| name_of(text, kernel))
 }
 
-fn parameter(function: CUfunction, index: usize, offset: *mut usize, bytes: *mut usize) -> Result<(), CUresult> {
+fn parameter(
+    function: CUfunction,
+    index: usize,
+    offset: *mut usize,
+    bytes: *mut usize,
+) -> Result<(), CUresult> {
     need(offset)?;
     let function = handles::function(function)?;
     let info = function.parameters.get(index).ok_or(CUDA_ERROR_INVALID_VALUE)?;
@@ -286,14 +313,20 @@ fn parameter(function: CUfunction, index: usize, offset: *mut usize, bytes: *mut
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuFuncGetParamInfo(
-    function: CUfunction, index: usize, offset: *mut usize, bytes: *mut usize,
+    function: CUfunction,
+    index: usize,
+    offset: *mut usize,
+    bytes: *mut usize,
 ) -> CUresult {
     runtime::call(counter!("cuFuncGetParamInfo"), |_| parameter(function, index, offset, bytes))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuKernelGetParamInfo(
-    kernel: CUkernel, index: usize, offset: *mut usize, bytes: *mut usize,
+    kernel: CUkernel,
+    index: usize,
+    offset: *mut usize,
+    bytes: *mut usize,
 ) -> CUresult {
     runtime::call(counter!("cuKernelGetParamInfo"), |_| parameter(kernel, index, offset, bytes))
 }

@@ -28,7 +28,11 @@ fn launch(runtime: &Runtime, stream: CUstream, function: HostFunction) -> Result
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLaunchHostFunc(stream: CUstream, function: CUhostFn, argument: *mut c_void) -> CUresult {
+pub unsafe extern "C" fn cuLaunchHostFunc(
+    stream: CUstream,
+    function: CUhostFn,
+    argument: *mut c_void,
+) -> CUresult {
     runtime::call(counter!("cuLaunchHostFunc"), |runtime| {
         let code = function.ok_or(CUDA_ERROR_INVALID_VALUE)?;
         launch(runtime, stream, HostFunction { run: HostCode::Function(code), argument })
@@ -38,7 +42,10 @@ pub unsafe extern "C" fn cuLaunchHostFunc(stream: CUstream, function: CUhostFn, 
 /// `flags` must be 0. Not to be captured.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamAddCallback(
-    stream: CUstream, callback: CUstreamCallback, argument: *mut c_void, flags: u32,
+    stream: CUstream,
+    callback: CUstreamCallback,
+    argument: *mut c_void,
+    flags: u32,
 ) -> CUresult {
     runtime::call(counter!("cuStreamAddCallback"), |runtime| {
         let code = callback.ok_or(CUDA_ERROR_INVALID_VALUE)?;

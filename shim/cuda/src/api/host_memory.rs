@@ -39,7 +39,9 @@ pub unsafe extern "C" fn cuMemHostAlloc(target: *mut *mut c_void, bytes: usize, 
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemAllocHost_v2(target: *mut *mut c_void, bytes: usize) -> CUresult {
-    runtime::call(counter!("cuMemAllocHost_v2"), |runtime| allocate(runtime, target, bytes, PORTABLE | DEVICEMAP))
+    runtime::call(counter!("cuMemAllocHost_v2"), |runtime| {
+        allocate(runtime, target, bytes, PORTABLE | DEVICEMAP)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -77,7 +79,9 @@ pub unsafe extern "C" fn cuMemHostUnregister(address: *mut c_void) -> CUresult {
 /// The address is the host's own. `flags` must be 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemHostGetDevicePointer_v2(
-    target: *mut CUdeviceptr, address: *mut c_void, flags: u32,
+    target: *mut CUdeviceptr,
+    address: *mut c_void,
+    flags: u32,
 ) -> CUresult {
     runtime::call(counter!("cuMemHostGetDevicePointer_v2"), |runtime| {
         current::context()?;

@@ -10,7 +10,8 @@ use zerocopy::IntoBytes;
 
 use crate::abi::per_thread::default_stream;
 use crate::abi::result::{
-    CUDA_ERROR_INVALID_CONTEXT, CUDA_ERROR_INVALID_HANDLE, CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES,
+    CUDA_ERROR_INVALID_CONTEXT, CUDA_ERROR_INVALID_HANDLE, CUDA_ERROR_INVALID_VALUE,
+    CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES,
 };
 use crate::abi::types::{CUfunction, CUresult, CUstream};
 use crate::runtime::objects::{Function, Owner, Stream};
@@ -87,7 +88,10 @@ impl Limits {
 
 /// Publishes a launch, with the host memory that the kernel is given before and after it.
 fn publish(
-    runtime: &Runtime, stream: &Arc<Stream>, parameters: &[u8], post: impl FnOnce() -> Result<(), CUresult>,
+    runtime: &Runtime,
+    stream: &Arc<Stream>,
+    parameters: &[u8],
+    post: impl FnOnce() -> Result<(), CUresult>,
 ) -> Result<(), CUresult> {
     let mirrors = mirror::pointed_to(runtime, &stream.context, parameters)?;
     if mirrors.is_empty() {
@@ -114,8 +118,17 @@ fn publish(
 #[unsafe(no_mangle)]
 #[allow(clippy::too_many_arguments, reason = "the interface's own")]
 pub unsafe extern "C" fn cuLaunchKernel(
-    function: CUfunction, grid_x: u32, grid_y: u32, grid_z: u32, block_x: u32, block_y: u32, block_z: u32,
-    shared_bytes: u32, stream: CUstream, parameters: *mut *mut c_void, extra: *mut *mut c_void,
+    function: CUfunction,
+    grid_x: u32,
+    grid_y: u32,
+    grid_z: u32,
+    block_x: u32,
+    block_y: u32,
+    block_z: u32,
+    shared_bytes: u32,
+    stream: CUstream,
+    parameters: *mut *mut c_void,
+    extra: *mut *mut c_void,
 ) -> CUresult {
     runtime::call(counter!("cuLaunchKernel"), |runtime| {
         let function = handles::function(function)?;
@@ -176,7 +189,10 @@ const MOST_ATTRIBUTES: u32 = 32;
 ///
 /// # Safety
 /// `attributes` holds `count` elements.
-pub(crate) unsafe fn attributes(attributes: *const Attribute, count: u32) -> Result<Vec<LaunchAttribute>, CUresult> {
+pub(crate) unsafe fn attributes(
+    attributes: *const Attribute,
+    count: u32,
+) -> Result<Vec<LaunchAttribute>, CUresult> {
     if count > MOST_ATTRIBUTES {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
@@ -202,8 +218,13 @@ pub(crate) unsafe fn attributes(attributes: *const Attribute, count: u32) -> Res
 }
 
 fn launch_ex(
-    runtime: &Runtime, function: CUfunction, stream: CUstream, shape: &Shape, attributes: &[LaunchAttribute],
-    parameters: *mut *mut c_void, extra: *mut *mut c_void,
+    runtime: &Runtime,
+    function: CUfunction,
+    stream: CUstream,
+    shape: &Shape,
+    attributes: &[LaunchAttribute],
+    parameters: *mut *mut c_void,
+    extra: *mut *mut c_void,
 ) -> Result<(), CUresult> {
     let function = handles::function(function)?;
     let stream = current::stream(runtime, stream)?;
@@ -222,7 +243,9 @@ fn launch_ex(
             shared_bytes: shape.shared,
             parameter_bytes,
         };
-        return publish(runtime, &stream, bytes, || runtime.session.post_on(&stream, &record, &[bytes]).map(drop));
+        return publish(runtime, &stream, bytes, || {
+            runtime.session.post_on(&stream, &record, &[bytes]).map(drop)
+        });
     }
     let record = LaunchEx {
         function: function.handle,
@@ -242,7 +265,10 @@ fn launch_ex(
 /// `config` and its attributes; `parameters` and `extra` as `cuLaunchKernel`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuLaunchKernelEx(
-    config: *const Config, function: CUfunction, parameters: *mut *mut c_void, extra: *mut *mut c_void,
+    config: *const Config,
+    function: CUfunction,
+    parameters: *mut *mut c_void,
+    extra: *mut *mut c_void,
 ) -> CUresult {
     runtime::call(counter!("cuLaunchKernelEx"), |runtime| {
         need(config)?;
@@ -259,8 +285,16 @@ pub unsafe extern "C" fn cuLaunchKernelEx(
 #[unsafe(no_mangle)]
 #[allow(clippy::too_many_arguments, reason = "the interface's own")]
 pub unsafe extern "C" fn cuLaunchCooperativeKernel(
-    function: CUfunction, grid_x: u32, grid_y: u32, grid_z: u32, block_x: u32, block_y: u32, block_z: u32,
-    shared_bytes: u32, stream: CUstream, parameters: *mut *mut c_void,
+    function: CUfunction,
+    grid_x: u32,
+    grid_y: u32,
+    grid_z: u32,
+    block_x: u32,
+    block_y: u32,
+    block_z: u32,
+    shared_bytes: u32,
+    stream: CUstream,
+    parameters: *mut *mut c_void,
 ) -> CUresult {
     runtime::call(counter!("cuLaunchCooperativeKernel"), |runtime| {
         let shape = Shape {

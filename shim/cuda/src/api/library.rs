@@ -5,13 +5,12 @@ use std::ffi::{CStr, c_char, c_void};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use fusewire_wire::ops::table::{
-    FunctionInfo, LibraryGetGlobal, LibraryGetKernel, LibraryGetModule, LibraryLoad, LibraryNames, LibraryUnload,
+    FunctionInfo, LibraryGetGlobal, LibraryGetKernel, LibraryGetModule, LibraryLoad, LibraryNames,
+    LibraryUnload,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::abi::result::{
-    CUDA_ERROR_CONTEXT_IS_DESTROYED, CUDA_ERROR_NOT_SUPPORTED, CUDA_ERROR_UNKNOWN,
-};
+use crate::abi::result::{CUDA_ERROR_CONTEXT_IS_DESTROYED, CUDA_ERROR_NOT_SUPPORTED, CUDA_ERROR_UNKNOWN};
 use crate::abi::types::{CUdeviceptr, CUkernel, CUlibrary, CUmodule, CUresult};
 use crate::runtime::handles::{self, Object};
 use crate::runtime::images::{self, Options};
@@ -78,8 +77,14 @@ fn load(runtime: &Runtime, library: *mut CUlibrary, image: &[u8], options: &Opti
 #[unsafe(no_mangle)]
 #[allow(clippy::too_many_arguments, reason = "the interface's own")]
 pub unsafe extern "C" fn cuLibraryLoadData(
-    library: *mut CUlibrary, code: *const c_void, jit_options: *const u32, jit_values: *mut *mut c_void,
-    jit_count: u32, _options: *const u32, _values: *mut *mut c_void, _count: u32,
+    library: *mut CUlibrary,
+    code: *const c_void,
+    jit_options: *const u32,
+    jit_values: *mut *mut c_void,
+    jit_count: u32,
+    _options: *const u32,
+    _values: *mut *mut c_void,
+    _count: u32,
 ) -> CUresult {
     runtime::call(counter!("cuLibraryLoadData"), |runtime| {
         need(library)?;
@@ -96,8 +101,14 @@ pub unsafe extern "C" fn cuLibraryLoadData(
 #[unsafe(no_mangle)]
 #[allow(clippy::too_many_arguments, reason = "the interface's own")]
 pub unsafe extern "C" fn cuLibraryLoadFromFile(
-    library: *mut CUlibrary, file: *const c_char, jit_options: *const u32, jit_values: *mut *mut c_void,
-    jit_count: u32, _options: *const u32, _values: *mut *mut c_void, _count: u32,
+    library: *mut CUlibrary,
+    file: *const c_char,
+    jit_options: *const u32,
+    jit_values: *mut *mut c_void,
+    jit_count: u32,
+    _options: *const u32,
+    _values: *mut *mut c_void,
+    _count: u32,
 ) -> CUresult {
     runtime::call(counter!("cuLibraryLoadFromFile"), |runtime| {
         need(library)?;
@@ -151,7 +162,11 @@ pub(crate) fn find(runtime: &Runtime, library: &Arc<Library>, wanted: &CStr) -> 
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLibraryGetKernel(kernel: *mut CUkernel, library: CUlibrary, wanted: *const c_char) -> CUresult {
+pub unsafe extern "C" fn cuLibraryGetKernel(
+    kernel: *mut CUkernel,
+    library: CUlibrary,
+    wanted: *const c_char,
+) -> CUresult {
     runtime::call(counter!("cuLibraryGetKernel"), |runtime| {
         need(kernel)?;
         let library = handles::library(library)?;
@@ -183,7 +198,11 @@ pub unsafe extern "C" fn cuLibraryGetKernelCount(count: *mut u32, library: CUlib
 
 /// `kernels`: room for `count`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLibraryEnumerateKernels(kernels: *mut CUkernel, count: u32, library: CUlibrary) -> CUresult {
+pub unsafe extern "C" fn cuLibraryEnumerateKernels(
+    kernels: *mut CUkernel,
+    count: u32,
+    library: CUlibrary,
+) -> CUresult {
     runtime::call(counter!("cuLibraryEnumerateKernels"), |runtime| {
         need(kernels)?;
         let library = handles::library(library)?;
@@ -232,7 +251,10 @@ pub unsafe extern "C" fn cuLibraryGetModule(module: *mut CUmodule, library: CUli
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuLibraryGetGlobal(
-    address: *mut CUdeviceptr, bytes: *mut usize, library: CUlibrary, wanted: *const c_char,
+    address: *mut CUdeviceptr,
+    bytes: *mut usize,
+    library: CUlibrary,
+    wanted: *const c_char,
 ) -> CUresult {
     runtime::call(counter!("cuLibraryGetGlobal"), |runtime| {
         let library = handles::library(library)?;
@@ -264,13 +286,15 @@ pub unsafe extern "C" fn cuLibraryGetGlobal(
 /// Managed memory does not work across the link, and is not advertised.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuLibraryGetManaged(
-    _address: *mut CUdeviceptr, _bytes: *mut usize, library: CUlibrary, _wanted: *const c_char,
+    _address: *mut CUdeviceptr,
+    _bytes: *mut usize,
+    library: CUlibrary,
+    _wanted: *const c_char,
 ) -> CUresult {
     runtime::call(counter!("cuLibraryGetManaged"), |_| {
         handles::library(library)?;
         Err(CUDA_ERROR_NOT_SUPPORTED)
     })
 }
-
 
 crate::abi::variants!("library.rs");

@@ -20,7 +20,10 @@ use super::arguments::{give, name, need, offer};
 /// `options` and `values`: `count` elements, which must live until the state is destroyed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuLinkCreate_v2(
-    count: u32, options: *const u32, values: *mut *mut c_void, state: *mut CUlinkState,
+    count: u32,
+    options: *const u32,
+    values: *mut *mut c_void,
+    state: *mut CUlinkState,
 ) -> CUresult {
     runtime::call(counter!("cuLinkCreate_v2"), |_| {
         need(state)?;
@@ -44,8 +47,14 @@ pub unsafe extern "C" fn cuLinkCreate_v2(
 #[unsafe(no_mangle)]
 #[allow(clippy::too_many_arguments, reason = "the interface's own")]
 pub unsafe extern "C" fn cuLinkAddData_v2(
-    state: CUlinkState, kind: u32, data: *mut c_void, bytes: usize, label: *const c_char, _count: u32,
-    _options: *const u32, _values: *mut *mut c_void,
+    state: CUlinkState,
+    kind: u32,
+    data: *mut c_void,
+    bytes: usize,
+    label: *const c_char,
+    _count: u32,
+    _options: *const u32,
+    _values: *mut *mut c_void,
 ) -> CUresult {
     runtime::call(counter!("cuLinkAddData_v2"), |_| {
         need(data)?;
@@ -65,7 +74,12 @@ pub unsafe extern "C" fn cuLinkAddData_v2(
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuLinkAddFile_v2(
-    state: CUlinkState, kind: u32, path: *const c_char, _count: u32, _options: *const u32, _values: *mut *mut c_void,
+    state: CUlinkState,
+    kind: u32,
+    path: *const c_char,
+    _count: u32,
+    _options: *const u32,
+    _values: *mut *mut c_void,
 ) -> CUresult {
     runtime::call(counter!("cuLinkAddFile_v2"), |_| {
         let state = handles::link(state)?;
@@ -80,7 +94,11 @@ pub unsafe extern "C" fn cuLinkAddFile_v2(
 
 /// The image lives until the state is destroyed.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLinkComplete(state: CUlinkState, image: *mut *mut c_void, bytes: *mut usize) -> CUresult {
+pub unsafe extern "C" fn cuLinkComplete(
+    state: CUlinkState,
+    image: *mut *mut c_void,
+    bytes: *mut usize,
+) -> CUresult {
     runtime::call(counter!("cuLinkComplete"), |runtime| {
         need(image)?;
         let state = handles::link(state)?;

@@ -15,7 +15,12 @@ struct Rectangle {
 }
 
 fn memset(
-    runtime: &Runtime, stream: CUstream, to: CUdeviceptr, area: &Rectangle, value: u32, element: u32,
+    runtime: &Runtime,
+    stream: CUstream,
+    to: CUdeviceptr,
+    area: &Rectangle,
+    value: u32,
+    element: u32,
 ) -> Result<(), CUresult> {
     let stream = current::stream(runtime, stream)?;
     stream.context.check()?;
@@ -24,7 +29,9 @@ fn memset(
     }
     let row = area.width.checked_mul(element as usize).ok_or(CUDA_ERROR_INVALID_VALUE)?;
     let aligned = |pitch: usize| pitch.is_multiple_of(element as usize);
-    if !to.is_multiple_of(u64::from(element)) || (area.height > 1 && (area.pitch < row || !aligned(area.pitch))) {
+    if !to.is_multiple_of(u64::from(element))
+        || (area.height > 1 && (area.pitch < row || !aligned(area.pitch)))
+    {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
     let bytes = (area.height - 1)
@@ -54,7 +61,11 @@ pub unsafe extern "C" fn cuMemsetD8_v2(to: CUdeviceptr, value: u8, count: usize)
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemsetD2D8_v2(
-    to: CUdeviceptr, pitch: usize, value: u8, width: usize, height: usize,
+    to: CUdeviceptr,
+    pitch: usize,
+    value: u8,
+    width: usize,
+    height: usize,
 ) -> CUresult {
     runtime::call(counter!("cuMemsetD2D8_v2"), |runtime| {
         memset(runtime, std::ptr::null_mut(), to, &Rectangle { pitch, width, height }, u32::from(value), 1)
@@ -62,7 +73,12 @@ pub unsafe extern "C" fn cuMemsetD2D8_v2(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemsetD8Async(to: CUdeviceptr, value: u8, count: usize, stream: CUstream) -> CUresult {
+pub unsafe extern "C" fn cuMemsetD8Async(
+    to: CUdeviceptr,
+    value: u8,
+    count: usize,
+    stream: CUstream,
+) -> CUresult {
     runtime::call(counter!("cuMemsetD8Async"), |runtime| {
         let area = Rectangle { pitch: 0, width: count, height: 1 };
         memset(runtime, stream, to, &area, u32::from(value), 1)
@@ -71,7 +87,12 @@ pub unsafe extern "C" fn cuMemsetD8Async(to: CUdeviceptr, value: u8, count: usiz
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemsetD2D8Async(
-    to: CUdeviceptr, pitch: usize, value: u8, width: usize, height: usize, stream: CUstream,
+    to: CUdeviceptr,
+    pitch: usize,
+    value: u8,
+    width: usize,
+    height: usize,
+    stream: CUstream,
 ) -> CUresult {
     runtime::call(counter!("cuMemsetD2D8Async"), |runtime| {
         memset(runtime, stream, to, &Rectangle { pitch, width, height }, u32::from(value), 1)
@@ -88,7 +109,11 @@ pub unsafe extern "C" fn cuMemsetD16_v2(to: CUdeviceptr, value: u16, count: usiz
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemsetD2D16_v2(
-    to: CUdeviceptr, pitch: usize, value: u16, width: usize, height: usize,
+    to: CUdeviceptr,
+    pitch: usize,
+    value: u16,
+    width: usize,
+    height: usize,
 ) -> CUresult {
     runtime::call(counter!("cuMemsetD2D16_v2"), |runtime| {
         memset(runtime, std::ptr::null_mut(), to, &Rectangle { pitch, width, height }, u32::from(value), 2)
@@ -96,7 +121,12 @@ pub unsafe extern "C" fn cuMemsetD2D16_v2(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemsetD16Async(to: CUdeviceptr, value: u16, count: usize, stream: CUstream) -> CUresult {
+pub unsafe extern "C" fn cuMemsetD16Async(
+    to: CUdeviceptr,
+    value: u16,
+    count: usize,
+    stream: CUstream,
+) -> CUresult {
     runtime::call(counter!("cuMemsetD16Async"), |runtime| {
         let area = Rectangle { pitch: 0, width: count, height: 1 };
         memset(runtime, stream, to, &area, u32::from(value), 2)
@@ -105,7 +135,12 @@ pub unsafe extern "C" fn cuMemsetD16Async(to: CUdeviceptr, value: u16, count: us
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemsetD2D16Async(
-    to: CUdeviceptr, pitch: usize, value: u16, width: usize, height: usize, stream: CUstream,
+    to: CUdeviceptr,
+    pitch: usize,
+    value: u16,
+    width: usize,
+    height: usize,
+    stream: CUstream,
 ) -> CUresult {
     runtime::call(counter!("cuMemsetD2D16Async"), |runtime| {
         memset(runtime, stream, to, &Rectangle { pitch, width, height }, u32::from(value), 2)
@@ -122,7 +157,11 @@ pub unsafe extern "C" fn cuMemsetD32_v2(to: CUdeviceptr, value: u32, count: usiz
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemsetD2D32_v2(
-    to: CUdeviceptr, pitch: usize, value: u32, width: usize, height: usize,
+    to: CUdeviceptr,
+    pitch: usize,
+    value: u32,
+    width: usize,
+    height: usize,
 ) -> CUresult {
     runtime::call(counter!("cuMemsetD2D32_v2"), |runtime| {
         memset(runtime, std::ptr::null_mut(), to, &Rectangle { pitch, width, height }, value, 4)
@@ -130,7 +169,12 @@ pub unsafe extern "C" fn cuMemsetD2D32_v2(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemsetD32Async(to: CUdeviceptr, value: u32, count: usize, stream: CUstream) -> CUresult {
+pub unsafe extern "C" fn cuMemsetD32Async(
+    to: CUdeviceptr,
+    value: u32,
+    count: usize,
+    stream: CUstream,
+) -> CUresult {
     runtime::call(counter!("cuMemsetD32Async"), |runtime| {
         let area = Rectangle { pitch: 0, width: count, height: 1 };
         memset(runtime, stream, to, &area, value, 4)
@@ -139,7 +183,12 @@ pub unsafe extern "C" fn cuMemsetD32Async(to: CUdeviceptr, value: u32, count: us
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemsetD2D32Async(
-    to: CUdeviceptr, pitch: usize, value: u32, width: usize, height: usize, stream: CUstream,
+    to: CUdeviceptr,
+    pitch: usize,
+    value: u32,
+    width: usize,
+    height: usize,
+    stream: CUstream,
 ) -> CUresult {
     runtime::call(counter!("cuMemsetD2D32Async"), |runtime| {
         memset(runtime, stream, to, &Rectangle { pitch, width, height }, value, 4)

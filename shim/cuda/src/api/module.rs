@@ -44,13 +44,8 @@ pub(crate) fn load(runtime: &Runtime, image: &[u8], options: &Options) -> Result
     };
     // SAFETY: the program described its log buffers in the options.
     unsafe { images::give_logs(&options.logs, &tail) };
-    let module = Module {
-        handle,
-        context,
-        functions: Mutex::default(),
-        globals: Mutex::default(),
-        library: None,
-    };
+    let module =
+        Module { handle, context, functions: Mutex::default(), globals: Mutex::default(), library: None };
     handles::fill(handle, Object::Module(Arc::new(module)));
     Ok(handles::pointer(handle))
 }
@@ -85,7 +80,11 @@ pub unsafe extern "C" fn cuModuleLoadData(module: *mut CUmodule, image: *const c
 /// `options` and `values`: `count` elements each.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleLoadDataEx(
-    module: *mut CUmodule, image: *const c_void, count: u32, options: *const u32, values: *mut *mut c_void,
+    module: *mut CUmodule,
+    image: *const c_void,
+    count: u32,
+    options: *const u32,
+    values: *mut *mut c_void,
 ) -> CUresult {
     runtime::call(counter!("cuModuleLoadDataEx"), |runtime| {
         need(module)?;
@@ -141,7 +140,11 @@ pub unsafe extern "C" fn cuModuleGetLoadingMode(mode: *mut u32) -> CUresult {
 ///
 /// # Errors
 /// `CUDA_ERROR_NOT_FOUND`, as the driver has it.
-pub(crate) fn find(runtime: &Runtime, module: &Arc<Module>, wanted: &std::ffi::CStr) -> Result<CUfunction, CUresult> {
+pub(crate) fn find(
+    runtime: &Runtime,
+    module: &Arc<Module>,
+    wanted: &std::ffi::CStr,
+) -> Result<CUfunction, CUresult> {
     if let Some(known) = lock(&module.functions).get(wanted.to_bytes()) {
         return Ok(handles::pointer(*known));
     }
@@ -160,7 +163,11 @@ pub(crate) fn find(runtime: &Runtime, module: &Arc<Module>, wanted: &std::ffi::C
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuModuleGetFunction(function: *mut CUfunction, module: CUmodule, wanted: *const c_char) -> CUresult {
+pub unsafe extern "C" fn cuModuleGetFunction(
+    function: *mut CUfunction,
+    module: CUmodule,
+    wanted: *const c_char,
+) -> CUresult {
     runtime::call(counter!("cuModuleGetFunction"), |runtime| {
         need(function)?;
         let module = handles::module(module)?;
@@ -173,7 +180,10 @@ pub unsafe extern "C" fn cuModuleGetFunction(function: *mut CUfunction, module: 
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleGetGlobal_v2(
-    address: *mut CUdeviceptr, bytes: *mut usize, module: CUmodule, wanted: *const c_char,
+    address: *mut CUdeviceptr,
+    bytes: *mut usize,
+    module: CUmodule,
+    wanted: *const c_char,
 ) -> CUresult {
     runtime::call(counter!("cuModuleGetGlobal_v2"), |runtime| {
         let module = handles::module(module)?;
@@ -183,7 +193,8 @@ pub unsafe extern "C" fn cuModuleGetGlobal_v2(
         let (base, size) = match known {
             Some(known) => known,
             None => {
-                let (reply, _) = runtime.session.call(&ModuleGetGlobal { module: module.handle }, &[wanted])?;
+                let (reply, _) =
+                    runtime.session.call(&ModuleGetGlobal { module: module.handle }, &[wanted])?;
                 lock(&module.globals).insert(wanted.to_vec(), (reply.address, reply.bytes));
                 runtime.memory.map_mut().insert(
                     reply.address,
@@ -226,7 +237,11 @@ pub unsafe extern "C" fn cuModuleGetFunctionCount(count: *mut u32, module: CUmod
 
 /// `functions`: room for `count`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuModuleEnumerateFunctions(functions: *mut CUfunction, count: u32, module: CUmodule) -> CUresult {
+pub unsafe extern "C" fn cuModuleEnumerateFunctions(
+    functions: *mut CUfunction,
+    count: u32,
+    module: CUmodule,
+) -> CUresult {
     runtime::call(counter!("cuModuleEnumerateFunctions"), |runtime| {
         need(functions)?;
         let module = handles::module(module)?;
@@ -241,7 +256,11 @@ pub unsafe extern "C" fn cuModuleEnumerateFunctions(functions: *mut CUfunction, 
 
 /// Texture and surface references ended with CUDA 12: no image that the driver loads has any.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuModuleGetTexRef(_reference: *mut *mut c_void, module: CUmodule, _name: *const c_char) -> CUresult {
+pub unsafe extern "C" fn cuModuleGetTexRef(
+    _reference: *mut *mut c_void,
+    module: CUmodule,
+    _name: *const c_char,
+) -> CUresult {
     runtime::call(counter!("cuModuleGetTexRef"), |_| {
         handles::module(module)?;
         Err(crate::abi::result::CUDA_ERROR_NOT_FOUND)
@@ -250,12 +269,15 @@ pub unsafe extern "C" fn cuModuleGetTexRef(_reference: *mut *mut c_void, module:
 
 /// As `cuModuleGetTexRef`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuModuleGetSurfRef(_reference: *mut *mut c_void, module: CUmodule, _name: *const c_char) -> CUresult {
+pub unsafe extern "C" fn cuModuleGetSurfRef(
+    _reference: *mut *mut c_void,
+    module: CUmodule,
+    _name: *const c_char,
+) -> CUresult {
     runtime::call(counter!("cuModuleGetSurfRef"), |_| {
         handles::module(module)?;
         Err(crate::abi::result::CUDA_ERROR_NOT_FOUND)
     })
 }
-
 
 crate::abi::variants!("module.rs");

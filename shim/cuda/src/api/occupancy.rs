@@ -1,8 +1,6 @@
 //! Occupancy: asked once for each function and shape, until an attribute of the function is set.
 
-use fusewire_wire::ops::table::{
-    Occupancy, OccupancyBlockSize, OccupancyClusters, OccupancySharedMem,
-};
+use fusewire_wire::ops::table::{Occupancy, OccupancyBlockSize, OccupancyClusters, OccupancySharedMem};
 use zerocopy::IntoBytes;
 
 use crate::abi::result::CUDA_ERROR_INVALID_VALUE;
@@ -18,7 +16,9 @@ use super::launch::{Config, attributes};
 
 /// Answers from the cache of the function, or asks. The key's first word says which question it is.
 fn cached(
-    function: &Function, key: (u64, u64), ask: impl FnOnce() -> Result<(u64, u64), CUresult>,
+    function: &Function,
+    key: (u64, u64),
+    ask: impl FnOnce() -> Result<(u64, u64), CUresult>,
 ) -> Result<(u64, u64), CUresult> {
     if let Some(known) = lock(&function.occupancy).get(&key) {
         return Ok(*known);
@@ -33,7 +33,12 @@ fn key(question: u64, a: u32, b: u32, shared: u64) -> (u64, u64) {
 }
 
 fn max_active(
-    runtime: &Runtime, blocks: *mut i32, function: CUfunction, block: i32, shared: usize, flags: u32,
+    runtime: &Runtime,
+    blocks: *mut i32,
+    function: CUfunction,
+    block: i32,
+    shared: usize,
+    flags: u32,
 ) -> Result<(), CUresult> {
     need(blocks)?;
     if block <= 0 || flags & !1 != 0 {
@@ -52,7 +57,10 @@ fn max_active(
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
-    blocks: *mut i32, function: CUfunction, block: i32, shared: usize,
+    blocks: *mut i32,
+    function: CUfunction,
+    block: i32,
+    shared: usize,
 ) -> CUresult {
     runtime::call(counter!("cuOccupancyMaxActiveBlocksPerMultiprocessor"), |runtime| {
         max_active(runtime, blocks, function, block, shared, 0)
@@ -61,7 +69,11 @@ pub unsafe extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
-    blocks: *mut i32, function: CUfunction, block: i32, shared: usize, flags: u32,
+    blocks: *mut i32,
+    function: CUfunction,
+    block: i32,
+    shared: usize,
+    flags: u32,
 ) -> CUresult {
     runtime::call(counter!("cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags"), |runtime| {
         max_active(runtime, blocks, function, block, shared, flags)
@@ -72,8 +84,13 @@ pub unsafe extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
 type SharedOf = Option<unsafe extern "C" fn(block: i32) -> usize>;
 
 fn block_size(
-    runtime: &Runtime, targets: (*mut i32, *mut i32), function: CUfunction, shared_of: SharedOf, shared: usize,
-    limit: i32, flags: u32,
+    runtime: &Runtime,
+    targets: (*mut i32, *mut i32),
+    function: CUfunction,
+    shared_of: SharedOf,
+    shared: usize,
+    limit: i32,
+    flags: u32,
 ) -> Result<(), CUresult> {
     need(targets.0)?;
     need(targets.1)?;
@@ -105,7 +122,12 @@ fn block_size(
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuOccupancyMaxPotentialBlockSize(
-    grid: *mut i32, block: *mut i32, function: CUfunction, shared_of: SharedOf, shared: usize, limit: i32,
+    grid: *mut i32,
+    block: *mut i32,
+    function: CUfunction,
+    shared_of: SharedOf,
+    shared: usize,
+    limit: i32,
 ) -> CUresult {
     runtime::call(counter!("cuOccupancyMaxPotentialBlockSize"), |runtime| {
         block_size(runtime, (grid, block), function, shared_of, shared, limit, 0)
@@ -114,7 +136,13 @@ pub unsafe extern "C" fn cuOccupancyMaxPotentialBlockSize(
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuOccupancyMaxPotentialBlockSizeWithFlags(
-    grid: *mut i32, block: *mut i32, function: CUfunction, shared_of: SharedOf, shared: usize, limit: i32, flags: u32,
+    grid: *mut i32,
+    block: *mut i32,
+    function: CUfunction,
+    shared_of: SharedOf,
+    shared: usize,
+    limit: i32,
+    flags: u32,
 ) -> CUresult {
     runtime::call(counter!("cuOccupancyMaxPotentialBlockSizeWithFlags"), |runtime| {
         block_size(runtime, (grid, block), function, shared_of, shared, limit, flags)
@@ -123,7 +151,10 @@ pub unsafe extern "C" fn cuOccupancyMaxPotentialBlockSizeWithFlags(
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuOccupancyAvailableDynamicSMemPerBlock(
-    bytes: *mut usize, function: CUfunction, blocks: i32, block: i32,
+    bytes: *mut usize,
+    function: CUfunction,
+    blocks: i32,
+    block: i32,
 ) -> CUresult {
     runtime::call(counter!("cuOccupancyAvailableDynamicSMemPerBlock"), |runtime| {
         need(bytes)?;
@@ -142,7 +173,11 @@ pub unsafe extern "C" fn cuOccupancyAvailableDynamicSMemPerBlock(
 }
 
 fn clusters(
-    runtime: &Runtime, value: *mut i32, function: CUfunction, config: *const Config, kind: u32,
+    runtime: &Runtime,
+    value: *mut i32,
+    function: CUfunction,
+    config: *const Config,
+    kind: u32,
 ) -> Result<(), CUresult> {
     need(value)?;
     need(config)?;
@@ -168,14 +203,20 @@ fn clusters(
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuOccupancyMaxActiveClusters(
-    count: *mut i32, function: CUfunction, config: *const Config,
+    count: *mut i32,
+    function: CUfunction,
+    config: *const Config,
 ) -> CUresult {
-    runtime::call(counter!("cuOccupancyMaxActiveClusters"), |runtime| clusters(runtime, count, function, config, 0))
+    runtime::call(counter!("cuOccupancyMaxActiveClusters"), |runtime| {
+        clusters(runtime, count, function, config, 0)
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuOccupancyMaxPotentialClusterSize(
-    size: *mut i32, function: CUfunction, config: *const Config,
+    size: *mut i32,
+    function: CUfunction,
+    config: *const Config,
 ) -> CUresult {
     runtime::call(counter!("cuOccupancyMaxPotentialClusterSize"), |runtime| {
         clusters(runtime, size, function, config, 1)

@@ -26,7 +26,10 @@ pub unsafe extern "C" fn cuDeviceCanAccessPeer(can: *mut i32, device: CUdevice, 
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetP2PAttribute(
-    value: *mut i32, attribute: u32, device: CUdevice, peer: CUdevice,
+    value: *mut i32,
+    attribute: u32,
+    device: CUdevice,
+    peer: CUdevice,
 ) -> CUresult {
     runtime::call(counter!("cuDeviceGetP2PAttribute"), |runtime| {
         let found = reaches(runtime, device, peer)?;

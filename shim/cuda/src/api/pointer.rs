@@ -41,7 +41,11 @@ const TYPE_DEVICE: u32 = 2;
 /// # Safety
 /// `data` is good for the attribute's type.
 unsafe fn attribute(
-    runtime: &Runtime, data: *mut c_void, which: u32, address: u64, region: &Region,
+    runtime: &Runtime,
+    data: *mut c_void,
+    which: u32,
+    address: u64,
+    region: &Region,
 ) -> Result<(), CUresult> {
     let host = region.is_host();
     let ordinal = i32::try_from(region.device).unwrap_or(0);
@@ -90,7 +94,11 @@ unsafe fn attribute(
 
 /// `data`: room for the attribute's type, as cuda.h gives it.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuPointerGetAttribute(data: *mut c_void, which: u32, pointer: CUdeviceptr) -> CUresult {
+pub unsafe extern "C" fn cuPointerGetAttribute(
+    data: *mut c_void,
+    which: u32,
+    pointer: CUdeviceptr,
+) -> CUresult {
     runtime::call(counter!("cuPointerGetAttribute"), |runtime| {
         need(data)?;
         let region = runtime.memory.find(pointer).ok_or(CUDA_ERROR_INVALID_VALUE)?;
@@ -103,7 +111,10 @@ pub unsafe extern "C" fn cuPointerGetAttribute(data: *mut c_void, which: u32, po
 /// is 0 and its device -2.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuPointerGetAttributes(
-    count: u32, which: *const u32, data: *mut *mut c_void, pointer: CUdeviceptr,
+    count: u32,
+    which: *const u32,
+    data: *mut *mut c_void,
+    pointer: CUdeviceptr,
 ) -> CUresult {
     runtime::call(counter!("cuPointerGetAttributes"), |runtime| {
         need(which)?;
@@ -134,8 +145,10 @@ unsafe fn unknown(data: *mut c_void, which: u32) -> Result<(), CUresult> {
     // SAFETY: the caller's promise: `data` has the type of the attribute.
     unsafe {
         match which {
-            CONTEXT | DEVICE_POINTER | HOST_POINTER | BUFFER_ID | RANGE_START | RANGE_SIZE | ALLOWED_HANDLE_TYPES
-            | MEMPOOL | MAPPING_SIZE | MAPPING_BASE | MEMORY_BLOCK_ID | P2P_TOKENS => offer(data.cast::<u64>(), 0),
+            CONTEXT | DEVICE_POINTER | HOST_POINTER | BUFFER_ID | RANGE_START | RANGE_SIZE
+            | ALLOWED_HANDLE_TYPES | MEMPOOL | MAPPING_SIZE | MAPPING_BASE | MEMORY_BLOCK_ID | P2P_TOKENS => {
+                offer(data.cast::<u64>(), 0)
+            }
             MEMORY_TYPE | ACCESS_FLAGS | SYNC_MEMOPS | IS_MANAGED => offer(data.cast::<u32>(), 0),
             DEVICE_ORDINAL => offer(data.cast::<i32>(), -2),
             IS_LEGACY_IPC | MAPPED | IS_GPU_DIRECT | IS_HW_DECOMPRESS => {
@@ -148,7 +161,11 @@ unsafe fn unknown(data: *mut c_void, which: u32) -> Result<(), CUresult> {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuPointerSetAttribute(value: *const c_void, which: u32, pointer: CUdeviceptr) -> CUresult {
+pub unsafe extern "C" fn cuPointerSetAttribute(
+    value: *const c_void,
+    which: u32,
+    pointer: CUdeviceptr,
+) -> CUresult {
     runtime::call(counter!("cuPointerSetAttribute"), |runtime| {
         need(value)?;
         if which != SYNC_MEMOPS {
@@ -165,7 +182,11 @@ pub unsafe extern "C" fn cuPointerSetAttribute(value: *const c_void, which: u32,
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemGetAddressRange_v2(base: *mut CUdeviceptr, bytes: *mut usize, address: CUdeviceptr) -> CUresult {
+pub unsafe extern "C" fn cuMemGetAddressRange_v2(
+    base: *mut CUdeviceptr,
+    bytes: *mut usize,
+    address: CUdeviceptr,
+) -> CUresult {
     runtime::call(counter!("cuMemGetAddressRange_v2"), |runtime| {
         let region = runtime.memory.find(address).ok_or(crate::abi::result::CUDA_ERROR_NOT_FOUND)?;
         // SAFETY: the program's pointers, for one value each.

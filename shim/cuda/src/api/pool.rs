@@ -6,7 +6,9 @@
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex};
 
-use crate::abi::result::{CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_NOT_SUPPORTED, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED};
+use crate::abi::result::{
+    CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_NOT_SUPPORTED, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,
+};
 use crate::abi::types::{CUdeviceptr, CUmemoryPool, CUresult, CUstream};
 use crate::runtime::handles::{self, Object};
 use crate::runtime::objects::Pool;
@@ -21,7 +23,12 @@ const RELEASE_THRESHOLD: u32 = 4;
 const RESERVED_CURRENT: u32 = 5;
 const USED_HIGH: u32 = 8;
 
-fn allocate(runtime: &Runtime, target: *mut CUdeviceptr, bytes: usize, stream: CUstream) -> Result<(), CUresult> {
+fn allocate(
+    runtime: &Runtime,
+    target: *mut CUdeviceptr,
+    bytes: usize,
+    stream: CUstream,
+) -> Result<(), CUresult> {
     need(target)?;
     let stream = current::stream(runtime, stream)?;
     stream.context.check()?;
@@ -35,13 +42,20 @@ fn allocate(runtime: &Runtime, target: *mut CUdeviceptr, bytes: usize, stream: C
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAllocAsync(target: *mut CUdeviceptr, bytes: usize, stream: CUstream) -> CUresult {
+pub unsafe extern "C" fn cuMemAllocAsync(
+    target: *mut CUdeviceptr,
+    bytes: usize,
+    stream: CUstream,
+) -> CUresult {
     runtime::call(counter!("cuMemAllocAsync"), |runtime| allocate(runtime, target, bytes, stream))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemAllocFromPoolAsync(
-    target: *mut CUdeviceptr, bytes: usize, pool: CUmemoryPool, stream: CUstream,
+    target: *mut CUdeviceptr,
+    bytes: usize,
+    pool: CUmemoryPool,
+    stream: CUstream,
 ) -> CUresult {
     runtime::call(counter!("cuMemAllocFromPoolAsync"), |runtime| {
         handles::pool(pool)?;
@@ -120,7 +134,11 @@ pub unsafe extern "C" fn cuMemPoolDestroy(pool: CUmemoryPool) -> CUresult {
 
 /// `value`: 4 bytes for the reuse switches, 8 for sizes.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemPoolGetAttribute(pool: CUmemoryPool, attribute: u32, value: *mut c_void) -> CUresult {
+pub unsafe extern "C" fn cuMemPoolGetAttribute(
+    pool: CUmemoryPool,
+    attribute: u32,
+    value: *mut c_void,
+) -> CUresult {
     runtime::call(counter!("cuMemPoolGetAttribute"), |runtime| {
         need(value)?;
         let pool = handles::pool(pool)?;
@@ -151,7 +169,11 @@ pub unsafe extern "C" fn cuMemPoolGetAttribute(pool: CUmemoryPool, attribute: u3
 
 /// `value`: as for `cuMemPoolGetAttribute`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemPoolSetAttribute(pool: CUmemoryPool, attribute: u32, value: *mut c_void) -> CUresult {
+pub unsafe extern "C" fn cuMemPoolSetAttribute(
+    pool: CUmemoryPool,
+    attribute: u32,
+    value: *mut c_void,
+) -> CUresult {
     runtime::call(counter!("cuMemPoolSetAttribute"), |_| {
         need(value)?;
         let pool = handles::pool(pool)?;
@@ -178,7 +200,11 @@ pub unsafe extern "C" fn cuMemPoolTrimTo(pool: CUmemoryPool, _keep: usize) -> CU
 
 /// Every device that can reach the memory may use it.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemPoolGetAccess(flags: *mut u32, pool: CUmemoryPool, location: *mut [i32; 2]) -> CUresult {
+pub unsafe extern "C" fn cuMemPoolGetAccess(
+    flags: *mut u32,
+    pool: CUmemoryPool,
+    location: *mut [i32; 2],
+) -> CUresult {
     runtime::call(counter!("cuMemPoolGetAccess"), |runtime| {
         need(location)?;
         handles::pool(pool)?;
@@ -192,7 +218,11 @@ pub unsafe extern "C" fn cuMemPoolGetAccess(flags: *mut u32, pool: CUmemoryPool,
 
 /// `descriptors`: `count` elements. Access is given when the memory is mapped, to all that can have it.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemPoolSetAccess(pool: CUmemoryPool, descriptors: *const [i32; 3], count: usize) -> CUresult {
+pub unsafe extern "C" fn cuMemPoolSetAccess(
+    pool: CUmemoryPool,
+    descriptors: *const [i32; 3],
+    count: usize,
+) -> CUresult {
     runtime::call(counter!("cuMemPoolSetAccess"), |runtime| {
         need(descriptors)?;
         handles::pool(pool)?;

@@ -46,7 +46,11 @@ pub unsafe extern "C" fn cuStreamCreate(stream: *mut CUstream, flags: u32) -> CU
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamCreateWithPriority(stream: *mut CUstream, flags: u32, priority: i32) -> CUresult {
+pub unsafe extern "C" fn cuStreamCreateWithPriority(
+    stream: *mut CUstream,
+    flags: u32,
+    priority: i32,
+) -> CUresult {
     runtime::call(counter!("cuStreamCreateWithPriority"), |runtime| create(runtime, stream, flags, priority))
 }
 
@@ -85,7 +89,8 @@ pub unsafe extern "C" fn cuStreamQuery(stream: CUstream) -> CUresult {
         }
         runtime.session.check()?;
         if !stream.is_known_finished() {
-            let (number, _, _) = runtime.session.call_numbered(&StreamQuery { stream: stream.handle }, &[])?;
+            let (number, _, _) =
+                runtime.session.call_numbered(&StreamQuery { stream: stream.handle }, &[])?;
             // The legacy stream's own work may be finished before that of the streams that block with it.
             if stream.kind != StreamKind::Legacy {
                 stream.finished(number);
@@ -173,7 +178,11 @@ pub unsafe extern "C" fn cuStreamGetCtx(stream: CUstream, context: *mut CUcontex
 
 /// No stream belongs to a green context: there are none.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetCtx_v2(stream: CUstream, context: *mut CUcontext, green: *mut *mut c_void) -> CUresult {
+pub unsafe extern "C" fn cuStreamGetCtx_v2(
+    stream: CUstream,
+    context: *mut CUcontext,
+    green: *mut *mut c_void,
+) -> CUresult {
     runtime::call(counter!("cuStreamGetCtx_v2"), |runtime| {
         let stream = current::stream(runtime, stream)?;
         // SAFETY: the program's pointers, for one value each.
@@ -193,7 +202,11 @@ const ATTRIBUTE_MEM_SYNC_DOMAIN_MAP: u32 = 9;
 
 /// `value`: 64 bytes.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetAttribute(stream: CUstream, attribute: u32, value: *mut [u8; 64]) -> CUresult {
+pub unsafe extern "C" fn cuStreamGetAttribute(
+    stream: CUstream,
+    attribute: u32,
+    value: *mut [u8; 64],
+) -> CUresult {
     runtime::call(counter!("cuStreamGetAttribute"), |runtime| {
         let stream = current::stream(runtime, stream)?;
         let mut found = lock(&stream.attributes).get(&attribute).copied().unwrap_or([0; 64]);
@@ -201,7 +214,9 @@ pub unsafe extern "C" fn cuStreamGetAttribute(stream: CUstream, attribute: u32, 
             ATTRIBUTE_PRIORITY => found[..4].copy_from_slice(&stream.priority.to_le_bytes()),
             ATTRIBUTE_SYNC_POLICY if found[..4] == [0; 4] => found[0] = 1,
             ATTRIBUTE_MEM_SYNC_DOMAIN_MAP if found[..2] == [0; 2] => found[1] = 1,
-            ATTRIBUTE_ACCESS_POLICY | ATTRIBUTE_SYNC_POLICY | ATTRIBUTE_MEM_SYNC_DOMAIN
+            ATTRIBUTE_ACCESS_POLICY
+            | ATTRIBUTE_SYNC_POLICY
+            | ATTRIBUTE_MEM_SYNC_DOMAIN
             | ATTRIBUTE_MEM_SYNC_DOMAIN_MAP => {}
             _ => return Err(CUDA_ERROR_INVALID_VALUE),
         }
@@ -212,14 +227,20 @@ pub unsafe extern "C" fn cuStreamGetAttribute(stream: CUstream, attribute: u32, 
 
 /// `value`: 64 bytes.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamSetAttribute(stream: CUstream, attribute: u32, value: *const [u8; 64]) -> CUresult {
+pub unsafe extern "C" fn cuStreamSetAttribute(
+    stream: CUstream,
+    attribute: u32,
+    value: *const [u8; 64],
+) -> CUresult {
     runtime::call(counter!("cuStreamSetAttribute"), |runtime| {
         need(value)?;
         let stream = current::stream(runtime, stream)?;
         // SAFETY: the program's CUstreamAttrValue, of 64 bytes.
         let value = unsafe { value.read_unaligned() };
         match attribute {
-            ATTRIBUTE_SYNC_POLICY | ATTRIBUTE_ACCESS_POLICY | ATTRIBUTE_MEM_SYNC_DOMAIN
+            ATTRIBUTE_SYNC_POLICY
+            | ATTRIBUTE_ACCESS_POLICY
+            | ATTRIBUTE_MEM_SYNC_DOMAIN
             | ATTRIBUTE_MEM_SYNC_DOMAIN_MAP => {}
             _ => return Err(CUDA_ERROR_INVALID_VALUE),
         }

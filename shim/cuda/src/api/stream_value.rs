@@ -24,7 +24,14 @@ fn check(runtime: &Runtime, stream: &Stream, address: u64, bytes: u32) -> Result
     Ok(())
 }
 
-fn wait(runtime: &Runtime, stream: &Stream, address: u64, value: u64, flags: u32, bytes: u32) -> Result<(), CUresult> {
+fn wait(
+    runtime: &Runtime,
+    stream: &Stream,
+    address: u64,
+    value: u64,
+    flags: u32,
+    bytes: u32,
+) -> Result<(), CUresult> {
     check(runtime, stream, address, bytes)?;
     // The condition in bits 0 and 1, CU_STREAM_WAIT_VALUE_FLUSH in bit 30.
     if flags & !0x4000_0003 != 0 {
@@ -34,7 +41,14 @@ fn wait(runtime: &Runtime, stream: &Stream, address: u64, value: u64, flags: u32
     runtime.session.post_on(stream, &record, &[]).map(drop)
 }
 
-fn write(runtime: &Runtime, stream: &Stream, address: u64, value: u64, flags: u32, bytes: u32) -> Result<(), CUresult> {
+fn write(
+    runtime: &Runtime,
+    stream: &Stream,
+    address: u64,
+    value: u64,
+    flags: u32,
+    bytes: u32,
+) -> Result<(), CUresult> {
     check(runtime, stream, address, bytes)?;
     if flags & !1 != 0 {
         return Err(CUDA_ERROR_INVALID_VALUE);
@@ -44,28 +58,48 @@ fn write(runtime: &Runtime, stream: &Stream, address: u64, value: u64, flags: u3
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWaitValue32_v2(stream: CUstream, address: CUdeviceptr, value: u32, flags: u32) -> CUresult {
+pub unsafe extern "C" fn cuStreamWaitValue32_v2(
+    stream: CUstream,
+    address: CUdeviceptr,
+    value: u32,
+    flags: u32,
+) -> CUresult {
     runtime::call(counter!("cuStreamWaitValue32_v2"), |runtime| {
         wait(runtime, &*current::stream(runtime, stream)?, address, u64::from(value), flags, 4)
     })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWaitValue64_v2(stream: CUstream, address: CUdeviceptr, value: u64, flags: u32) -> CUresult {
+pub unsafe extern "C" fn cuStreamWaitValue64_v2(
+    stream: CUstream,
+    address: CUdeviceptr,
+    value: u64,
+    flags: u32,
+) -> CUresult {
     runtime::call(counter!("cuStreamWaitValue64_v2"), |runtime| {
         wait(runtime, &*current::stream(runtime, stream)?, address, value, flags, 8)
     })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWriteValue32_v2(stream: CUstream, address: CUdeviceptr, value: u32, flags: u32) -> CUresult {
+pub unsafe extern "C" fn cuStreamWriteValue32_v2(
+    stream: CUstream,
+    address: CUdeviceptr,
+    value: u32,
+    flags: u32,
+) -> CUresult {
     runtime::call(counter!("cuStreamWriteValue32_v2"), |runtime| {
         write(runtime, &*current::stream(runtime, stream)?, address, u64::from(value), flags, 4)
     })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWriteValue64_v2(stream: CUstream, address: CUdeviceptr, value: u64, flags: u32) -> CUresult {
+pub unsafe extern "C" fn cuStreamWriteValue64_v2(
+    stream: CUstream,
+    address: CUdeviceptr,
+    value: u64,
+    flags: u32,
+) -> CUresult {
     runtime::call(counter!("cuStreamWriteValue64_v2"), |runtime| {
         write(runtime, &*current::stream(runtime, stream)?, address, value, flags, 8)
     })
@@ -88,7 +122,12 @@ const _: () = assert!(size_of::<MemOp>() == 48);
 
 /// `operations`: `count` elements. Flushes and barriers are implied by the order of the stream.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamBatchMemOp_v2(stream: CUstream, count: u32, operations: *const MemOp, flags: u32) -> CUresult {
+pub unsafe extern "C" fn cuStreamBatchMemOp_v2(
+    stream: CUstream,
+    count: u32,
+    operations: *const MemOp,
+    flags: u32,
+) -> CUresult {
     runtime::call(counter!("cuStreamBatchMemOp_v2"), |runtime| {
         let stream = current::stream(runtime, stream)?;
         need(operations)?;

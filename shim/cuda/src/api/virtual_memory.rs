@@ -56,7 +56,9 @@ fn check(runtime: &Runtime, properties: &Properties) -> Result<(), CUresult> {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemGetAllocationGranularity(
-    granularity: *mut usize, properties: *const Properties, _option: u32,
+    granularity: *mut usize,
+    properties: *const Properties,
+    _option: u32,
 ) -> CUresult {
     runtime::call(counter!("cuMemGetAllocationGranularity"), |runtime| {
         need(properties)?;
@@ -71,7 +73,11 @@ pub unsafe extern "C" fn cuMemGetAllocationGranularity(
 /// Addresses come from the session's window; a wish that cannot be granted is ignored, as by the driver.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemAddressReserve(
-    address: *mut CUdeviceptr, bytes: usize, alignment: usize, wish: CUdeviceptr, flags: u64,
+    address: *mut CUdeviceptr,
+    bytes: usize,
+    alignment: usize,
+    wish: CUdeviceptr,
+    flags: u64,
 ) -> CUresult {
     runtime::call(counter!("cuMemAddressReserve"), |runtime| {
         need(address)?;
@@ -103,7 +109,10 @@ pub unsafe extern "C" fn cuMemAddressFree(address: CUdeviceptr, bytes: usize) ->
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemCreate(
-    handle: *mut CUmemGenericAllocationHandle, bytes: usize, properties: *const Properties, flags: u64,
+    handle: *mut CUmemGenericAllocationHandle,
+    bytes: usize,
+    properties: *const Properties,
+    flags: u64,
 ) -> CUresult {
     runtime::call(counter!("cuMemCreate"), |runtime| {
         need(handle)?;
@@ -175,7 +184,11 @@ pub unsafe extern "C" fn cuMemRelease(handle: CUmemGenericAllocationHandle) -> C
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemMap(
-    address: CUdeviceptr, bytes: usize, offset: usize, handle: CUmemGenericAllocationHandle, flags: u64,
+    address: CUdeviceptr,
+    bytes: usize,
+    offset: usize,
+    handle: CUmemGenericAllocationHandle,
+    flags: u64,
 ) -> CUresult {
     runtime::call(counter!("cuMemMap"), |runtime| {
         let allocation = allocation(handle)?;
@@ -192,7 +205,13 @@ pub unsafe extern "C" fn cuMemMap(
         allocation.references.fetch_add(1, Relaxed);
         let device = usize::try_from(allocation.device).map_err(|_| CUDA_ERROR_INVALID_DEVICE)?;
         let context = runtime.devices.get(device).map_or(0, |d| d.primary.handle);
-        runtime.memory.map_mut().insert(address, bytes, Place::Mapped { allocation: handle }, context, device);
+        runtime.memory.map_mut().insert(
+            address,
+            bytes,
+            Place::Mapped { allocation: handle },
+            context,
+            device,
+        );
         Ok(())
     })
 }
@@ -233,7 +252,10 @@ pub unsafe extern "C" fn cuMemUnmap(address: CUdeviceptr, bytes: usize) -> CUres
 /// `descriptors`: `count` elements.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemSetAccess(
-    address: CUdeviceptr, bytes: usize, descriptors: *const Access, count: usize,
+    address: CUdeviceptr,
+    bytes: usize,
+    descriptors: *const Access,
+    count: usize,
 ) -> CUresult {
     runtime::call(counter!("cuMemSetAccess"), |runtime| {
         need(descriptors)?;
@@ -254,7 +276,11 @@ pub unsafe extern "C" fn cuMemSetAccess(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemGetAccess(flags: *mut u64, location: *const [i32; 2], address: CUdeviceptr) -> CUresult {
+pub unsafe extern "C" fn cuMemGetAccess(
+    flags: *mut u64,
+    location: *const [i32; 2],
+    address: CUdeviceptr,
+) -> CUresult {
     runtime::call(counter!("cuMemGetAccess"), |runtime| {
         need(location)?;
         let region = runtime.memory.find(address).ok_or(CUDA_ERROR_INVALID_VALUE)?;
@@ -269,7 +295,8 @@ pub unsafe extern "C" fn cuMemGetAccess(flags: *mut u64, location: *const [i32; 
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemGetAllocationPropertiesFromHandle(
-    properties: *mut [u8; 32], handle: CUmemGenericAllocationHandle,
+    properties: *mut [u8; 32],
+    handle: CUmemGenericAllocationHandle,
 ) -> CUresult {
     runtime::call(counter!("cuMemGetAllocationPropertiesFromHandle"), |_| {
         let allocation = allocation(handle)?;
@@ -280,7 +307,8 @@ pub unsafe extern "C" fn cuMemGetAllocationPropertiesFromHandle(
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemRetainAllocationHandle(
-    handle: *mut CUmemGenericAllocationHandle, address: *mut c_void,
+    handle: *mut CUmemGenericAllocationHandle,
+    address: *mut c_void,
 ) -> CUresult {
     runtime::call(counter!("cuMemRetainAllocationHandle"), |runtime| {
         need(handle)?;
@@ -298,7 +326,10 @@ pub unsafe extern "C" fn cuMemRetainAllocationHandle(
 /// Memory is not shared with other processes: that is not advertised.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemExportToShareableHandle(
-    _shared: *mut c_void, handle: CUmemGenericAllocationHandle, _kind: u32, _flags: u64,
+    _shared: *mut c_void,
+    handle: CUmemGenericAllocationHandle,
+    _kind: u32,
+    _flags: u64,
 ) -> CUresult {
     runtime::call(counter!("cuMemExportToShareableHandle"), |_| {
         allocation(handle)?;

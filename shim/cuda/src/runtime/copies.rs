@@ -79,7 +79,12 @@ pub(crate) fn check_device(runtime: &Runtime, address: u64, bytes: usize) -> Res
 /// # Safety
 /// Host addresses must be good for `bytes` bytes, as the driver's rules demand of the program.
 pub(crate) unsafe fn copy(
-    runtime: &Runtime, stream: &Arc<Stream>, to: u64, from: u64, bytes: usize, form: Form,
+    runtime: &Runtime,
+    stream: &Arc<Stream>,
+    to: u64,
+    from: u64,
+    bytes: usize,
+    form: Form,
 ) -> Result<(), CUresult> {
     if bytes == 0 {
         return Ok(());
@@ -116,7 +121,13 @@ fn within(runtime: &Runtime, stream: &Arc<Stream>, to: u64, from: u64, bytes: us
 
 /// A copy in a capture, with host memory on one side or both: it happens at every replay, between the
 /// mirrors.
-fn within_mirrors(runtime: &Runtime, stream: &Arc<Stream>, to: u64, from: u64, bytes: usize) -> Result<(), CUresult> {
+fn within_mirrors(
+    runtime: &Runtime,
+    stream: &Arc<Stream>,
+    to: u64,
+    from: u64,
+    bytes: usize,
+) -> Result<(), CUresult> {
     let id = stream.capture.load(Relaxed);
     for address in [to, from] {
         if side(runtime, address, bytes)? != Side::Device {
@@ -135,7 +146,13 @@ fn within_mirrors(runtime: &Runtime, stream: &Arc<Stream>, to: u64, from: u64, b
 /// # Safety
 /// As [`copy`].
 pub(crate) unsafe fn copy_in(
-    runtime: &Runtime, stream: &Arc<Stream>, to: u64, from: u64, bytes: usize, source: Side, form: Form,
+    runtime: &Runtime,
+    stream: &Arc<Stream>,
+    to: u64,
+    from: u64,
+    bytes: usize,
+    source: Side,
+    form: Form,
 ) -> Result<(), CUresult> {
     if stream.is_capturing() {
         if form == Form::Sync {
@@ -147,7 +164,8 @@ pub(crate) unsafe fn copy_in(
         before_reading(runtime, stream, from, bytes)?;
     }
     let start = std::ptr::with_exposed_provenance::<u8>(from as usize);
-    let record = |first_chunk| CopyIn { stream: stream.handle, destination: to, bytes: bytes as u64, first_chunk };
+    let record =
+        |first_chunk| CopyIn { stream: stream.handle, destination: to, bytes: bytes as u64, first_chunk };
     if bytes <= INLINE_BYTES {
         // SAFETY: the caller's promise; the bytes are copied before this returns.
         let data = unsafe { std::slice::from_raw_parts(start, bytes) };
@@ -189,7 +207,12 @@ pub(crate) fn copied_in(runtime: &Runtime, stream: &Arc<Stream>, form: Form) -> 
 ///
 /// # Errors
 /// The stream's, of whoever writes.
-pub(crate) fn before_reading(runtime: &Runtime, stream: &Arc<Stream>, from: u64, bytes: usize) -> Result<(), CUresult> {
+pub(crate) fn before_reading(
+    runtime: &Runtime,
+    stream: &Arc<Stream>,
+    from: u64,
+    bytes: usize,
+) -> Result<(), CUresult> {
     for writer in memory_state::writers(runtime, from, bytes as u64) {
         synchronize(runtime, &writer)?;
     }
@@ -210,7 +233,13 @@ pub(crate) fn before_reading(runtime: &Runtime, stream: &Arc<Stream>, from: u64,
 /// # Safety
 /// As [`copy`].
 pub(crate) unsafe fn copy_out(
-    runtime: &Runtime, stream: &Arc<Stream>, to: u64, from: u64, bytes: usize, target: Side, form: Form,
+    runtime: &Runtime,
+    stream: &Arc<Stream>,
+    to: u64,
+    from: u64,
+    bytes: usize,
+    target: Side,
+    form: Form,
 ) -> Result<(), CUresult> {
     if stream.is_capturing() {
         if form == Form::Sync {
@@ -229,7 +258,13 @@ pub(crate) unsafe fn copy_out(
 /// # Errors
 /// The stream's or session's.
 fn receive<R: fusewire_wire::ops::AsyncRecord>(
-    runtime: &Runtime, stream: &Arc<Stream>, bytes: usize, landing: Landing, writes: Range<u64>, waits: bool, record: &R,
+    runtime: &Runtime,
+    stream: &Arc<Stream>,
+    bytes: usize,
+    landing: Landing,
+    writes: Range<u64>,
+    waits: bool,
+    record: &R,
 ) -> Result<(), CUresult> {
     let waiter = waits.then(Waiter::new);
     let copy = Arc::new(CopyOut { stream: stream.clone(), bytes, landing, writes, waiter: waiter.clone() });
@@ -253,13 +288,16 @@ fn receive<R: fusewire_wire::ops::AsyncRecord>(
 /// # Errors
 /// As [`receive`].
 pub(crate) fn receive_packed<R: fusewire_wire::ops::AsyncRecord>(
-    runtime: &Runtime, stream: &Arc<Stream>, bytes: usize, writes: Range<u64>, waits: bool, record: &R,
+    runtime: &Runtime,
+    stream: &Arc<Stream>,
+    bytes: usize,
+    writes: Range<u64>,
+    waits: bool,
+    record: &R,
     finish: impl FnOnce(&[u8]) + Send + 'static,
 ) -> Result<(), CUresult> {
-    let landing = Landing::Packed(
-        Mutex::new(vec![0; bytes].into_boxed_slice()),
-        Mutex::new(Some(Box::new(finish))),
-    );
+    let landing =
+        Landing::Packed(Mutex::new(vec![0; bytes].into_boxed_slice()), Mutex::new(Some(Box::new(finish))));
     receive(runtime, stream, bytes, landing, writes, waits, record)
 }
 
@@ -280,7 +318,8 @@ pub(crate) fn synchronize(runtime: &Runtime, stream: &Arc<Stream>) -> Result<(),
     // Also where nothing is left to wait for: a lost session is an error that stays.
     runtime.session.check()?;
     if !stream.is_known_finished() {
-        let (number, _, _) = runtime.session.call_numbered(&StreamSynchronize { stream: stream.handle }, &[])?;
+        let (number, _, _) =
+            runtime.session.call_numbered(&StreamSynchronize { stream: stream.handle }, &[])?;
         stream.finished(number);
     }
     stream.context.report()
@@ -291,10 +330,9 @@ pub(crate) fn synchronize(runtime: &Runtime, stream: &Arc<Stream>) -> Result<(),
 /// # Errors
 /// When the server cannot map one.
 pub(crate) fn replay_mirrors(
-    runtime: &Runtime, stream: &Arc<Stream>, host: &super::objects::HostUse,
+    runtime: &Runtime,
+    stream: &Arc<Stream>,
+    host: &super::objects::HostUse,
 ) -> Result<Vec<Arc<mirror::Mirror>>, CUresult> {
-    host.ranges
-        .iter()
-        .map(|&(base, _)| mirror::ensure(runtime, &stream.context, base, 1))
-        .collect()
+    host.ranges.iter().map(|&(base, _)| mirror::ensure(runtime, &stream.context, base, 1)).collect()
 }

@@ -121,7 +121,9 @@ fn default(runtime: &Runtime, context: &Arc<Context>, kind: StreamKind) -> Resul
     let handle = handles::mint()?;
     let stream = Arc::new(Stream::new(handle, context.clone(), kind, 0, 0));
     let per_thread = u32::from(kind == StreamKind::PerThread);
-    runtime.session.post(&StreamDefault { stream: handle, context: context.handle, per_thread, reserved: 0 }, &[])?;
+    runtime
+        .session
+        .post(&StreamDefault { stream: handle, context: context.handle, per_thread, reserved: 0 }, &[])?;
     handles::fill(handle, Object::Stream(stream.clone()));
     runtime.session.add_stream(&stream);
     Ok(stream)
@@ -150,7 +152,12 @@ pub(crate) fn retain(runtime: &Runtime, context: &Arc<Context>) -> Result<(), CU
 ///
 /// # Errors
 /// What the driver says.
-pub(crate) fn create(runtime: &Runtime, device: i32, flags: u32, version: u32) -> Result<Arc<Context>, CUresult> {
+pub(crate) fn create(
+    runtime: &Runtime,
+    device: i32,
+    flags: u32,
+    version: u32,
+) -> Result<Arc<Context>, CUresult> {
     let remote = runtime.device(device)?.remote;
     let handle = handles::mint()?;
     if let Err(code) = runtime.session.call(&CtxCreate { context: handle, device: remote, flags }, &[]) {

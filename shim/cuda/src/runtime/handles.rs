@@ -16,8 +16,7 @@ use crate::abi::result::{CUDA_ERROR_INVALID_CONTEXT, CUDA_ERROR_INVALID_HANDLE, 
 use crate::abi::types::CUresult;
 
 use super::objects::{
-    Allocation, Array, Context, Event, Function, Graph, GraphExec, Library, LinkState, Module, Pool,
-    Stream,
+    Allocation, Array, Context, Event, Function, Graph, GraphExec, Library, LinkState, Module, Pool, Stream,
 };
 
 const CHUNK: usize = 4096;
@@ -95,11 +94,7 @@ fn is_current(slot: &Slot, handle: u64) -> bool {
 /// `CUDA_ERROR_OUT_OF_MEMORY` after 16 million live handles.
 pub(crate) fn mint() -> Result<u64, CUresult> {
     let mut free = TABLE.free.lock().unwrap_or_else(PoisonError::into_inner);
-    let index = if free.resting.len() > RESTING {
-        free.resting.pop_front()
-    } else {
-        None
-    };
+    let index = if free.resting.len() > RESTING { free.resting.pop_front() } else { None };
     let index = match index {
         Some(index) => index,
         None => {

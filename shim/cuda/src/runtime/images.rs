@@ -85,7 +85,8 @@ pub(crate) unsafe fn read_file(name: *const c_char) -> Result<Vec<u8>, CUresult>
     }
     // SAFETY: the caller's promise.
     let name = unsafe { CStr::from_ptr(name) };
-    let path = std::path::Path::new(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(name.to_bytes()));
+    let path =
+        std::path::Path::new(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(name.to_bytes()));
     std::fs::read(path).map_err(|_| CUDA_ERROR_FILE_NOT_FOUND)
 }
 
@@ -135,7 +136,11 @@ impl Options {
     ///
     /// # Safety
     /// Both arrays hold `count` elements.
-    pub(crate) unsafe fn read(count: u32, options: *const u32, values: *const *mut c_void) -> Result<Self, CUresult> {
+    pub(crate) unsafe fn read(
+        count: u32,
+        options: *const u32,
+        values: *const *mut c_void,
+    ) -> Result<Self, CUresult> {
         let mut read = Self { send: Vec::new(), logs: Logs::default() };
         if count == 0 {
             return Ok(read);
@@ -210,10 +215,7 @@ pub(crate) fn parameters(count: u32, tail: &[u8]) -> Vec<ParameterInfo> {
 
 /// NUL-terminated names in a reply's tail.
 pub(crate) fn names(tail: &[u8], count: u32) -> Vec<CString> {
-    tail.split(|byte| *byte == 0)
-        .take(count as usize)
-        .filter_map(|name| CString::new(name).ok())
-        .collect()
+    tail.split(|byte| *byte == 0).take(count as usize).filter_map(|name| CString::new(name).ok()).collect()
 }
 
 /// Option records as bytes.

@@ -68,7 +68,9 @@ impl Memory {
             host_regions: AtomicUsize::new(0),
             device_window: Mutex::new(Ranges::new(base, bytes)),
             host_window: Mutex::new(Ranges::new(HOST_BASE, HOST_BYTES)),
-            heaps: (0..devices).map(|_| Mutex::new(Heap { pieces: Ranges::empty(), ..Heap::default() })).collect(),
+            heaps: (0..devices)
+                .map(|_| Mutex::new(Heap { pieces: Ranges::empty(), ..Heap::default() }))
+                .collect(),
             returned: (0..devices).map(|_| Mutex::default()).collect(),
             reserved: Mutex::default(),
         })
@@ -161,10 +163,7 @@ fn granularity(runtime: &Runtime, device: usize) -> u64 {
 /// Maps `bytes` (whole blocks) of new memory.
 fn map_blocks(runtime: &Runtime, context: &Context, bytes: u64) -> Result<u64, CUresult> {
     let granularity = granularity(runtime, context.device);
-    let address = runtime
-        .memory
-        .take_addresses(0, bytes, granularity)
-        .ok_or(CUDA_ERROR_OUT_OF_MEMORY)?;
+    let address = runtime.memory.take_addresses(0, bytes, granularity).ok_or(CUDA_ERROR_OUT_OF_MEMORY)?;
     match runtime.session.call(&BlockMap { context: context.handle, address, bytes }, &[]) {
         Ok(_) => Ok(address),
         Err(code) => {
@@ -178,7 +177,12 @@ fn map_blocks(runtime: &Runtime, context: &Context, bytes: u64) -> Result<u64, C
 ///
 /// # Errors
 /// `CUDA_ERROR_INVALID_VALUE` for no bytes, `CUDA_ERROR_OUT_OF_MEMORY`, or the session's.
-pub(crate) fn allocate(runtime: &Runtime, context: &Context, bytes: usize, pooled: bool) -> Result<u64, CUresult> {
+pub(crate) fn allocate(
+    runtime: &Runtime,
+    context: &Context,
+    bytes: usize,
+    pooled: bool,
+) -> Result<u64, CUresult> {
     if bytes == 0 {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
@@ -251,9 +255,12 @@ fn drop_quarantine(runtime: &Runtime, context: &Context, heap: &mut Heap) -> Res
 }
 
 fn unmap(runtime: &Runtime, context: &Context, address: u64, bytes: u64) -> Result<(), CUresult> {
-    runtime.session.post_pending(None, &BlockUnmap { context: context.handle, address, bytes }, &[], |_| {
-        Pending::Reclaim(Reclaim::Range(address, bytes))
-    })?;
+    runtime.session.post_pending(
+        None,
+        &BlockUnmap { context: context.handle, address, bytes },
+        &[],
+        |_| Pending::Reclaim(Reclaim::Range(address, bytes)),
+    )?;
     Ok(())
 }
 
@@ -261,7 +268,9 @@ fn unmap(runtime: &Runtime, context: &Context, address: u64, bytes: u64) -> Resu
 fn take_device(runtime: &Runtime, address: u64) -> Result<Region, CUresult> {
     let mut map = runtime.memory.map_mut();
     match map.at(address) {
-        Some(Region { place: Place::Device { .. }, .. }) => map.remove(address).ok_or(CUDA_ERROR_INVALID_VALUE),
+        Some(Region { place: Place::Device { .. }, .. }) => {
+            map.remove(address).ok_or(CUDA_ERROR_INVALID_VALUE)
+        }
         _ => Err(CUDA_ERROR_INVALID_VALUE),
     }
 }
@@ -310,7 +319,12 @@ pub(crate) fn reclaim(reclaim: Reclaim) {
 ///
 /// # Errors
 /// `CUDA_ERROR_INVALID_VALUE`, `CUDA_ERROR_OUT_OF_MEMORY`.
-pub(crate) fn allocate_host(runtime: &Runtime, context: &Context, bytes: usize, flags: u32) -> Result<u64, CUresult> {
+pub(crate) fn allocate_host(
+    runtime: &Runtime,
+    context: &Context,
+    bytes: usize,
+    flags: u32,
+) -> Result<u64, CUresult> {
     if bytes == 0 {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
@@ -325,7 +339,13 @@ pub(crate) fn allocate_host(runtime: &Runtime, context: &Context, bytes: usize, 
         lock(&runtime.memory.host_window).give(address, whole);
         return Err(CUDA_ERROR_OUT_OF_MEMORY);
     }
-    runtime.memory.map_mut().insert(address, bytes as u64, Place::Pinned { flags }, context.handle, context.device);
+    runtime.memory.map_mut().insert(
+        address,
+        bytes as u64,
+        Place::Pinned { flags },
+        context.handle,
+        context.device,
+    );
     runtime.memory.host_regions.fetch_add(1, Relaxed);
     Ok(address)
 }
@@ -359,7 +379,13 @@ pub(crate) fn free_host(runtime: &Runtime, address: u64) -> Result<(), CUresult>
 ///
 /// # Errors
 /// `CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED` when a part of it is.
-pub(crate) fn register(runtime: &Runtime, context: &Context, base: u64, bytes: u64, flags: u32) -> Result<(), CUresult> {
+pub(crate) fn register(
+    runtime: &Runtime,
+    context: &Context,
+    base: u64,
+    bytes: u64,
+    flags: u32,
+) -> Result<(), CUresult> {
     let mut map = runtime.memory.map_mut();
     if map.overlaps(base, bytes) {
         return Err(crate::abi::result::CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED);
@@ -429,9 +455,7 @@ pub(crate) fn forget_context(runtime: &Runtime, context: &Context) {
     let mut map = runtime.memory.map_mut();
     let gone: Vec<Region> = map
         .regions()
-        .filter(|r| {
-            r.context == context.handle && matches!(r.place, Place::Device { .. } | Place::Global)
-        })
+        .filter(|r| r.context == context.handle && matches!(r.place, Place::Device { .. } | Place::Global))
         .copied()
         .collect();
     for region in &gone {

@@ -57,7 +57,12 @@ impl Mirrors {
 ///
 /// # Errors
 /// When the server cannot map the range, or it straddles the end of a mirror.
-pub(crate) fn ensure(runtime: &Runtime, context: &Context, address: u64, bytes: u64) -> Result<Arc<Mirror>, CUresult> {
+pub(crate) fn ensure(
+    runtime: &Runtime,
+    context: &Context,
+    address: u64,
+    bytes: u64,
+) -> Result<Arc<Mirror>, CUresult> {
     if let Some(mirror) = runtime.mirrors.find(address) {
         let fits = address + bytes <= mirror.base + mirror.bytes as u64;
         return if fits { Ok(mirror) } else { Err(CUDA_ERROR_INVALID_VALUE) };
@@ -177,7 +182,9 @@ fn merge(mirror: &Mirror, before: &[u8], now: &[u8]) {
 pub(crate) fn word(address: u64, value: u64, bytes: u32) {
     let Ok(runtime) = super::get() else { return };
     let Some(mirror) = runtime.mirrors.find(address) else { return };
-    let Some(offset) = address.checked_sub(mirror.start).and_then(|at| usize::try_from(at).ok()) else { return };
+    let Some(offset) = address.checked_sub(mirror.start).and_then(|at| usize::try_from(at).ok()) else {
+        return;
+    };
     let value = value.to_le_bytes();
     let value = &value[..if bytes == 8 { 8 } else { 4 }];
     let mut shadow = lock(&mirror.shadow);
@@ -193,7 +200,11 @@ pub(crate) fn word(address: u64, value: u64, bytes: u32) {
 /// # Errors
 /// When the server cannot map one.
 #[inline]
-pub(crate) fn pointed_to(runtime: &Runtime, context: &Context, parameters: &[u8]) -> Result<Vec<Arc<Mirror>>, CUresult> {
+pub(crate) fn pointed_to(
+    runtime: &Runtime,
+    context: &Context,
+    parameters: &[u8],
+) -> Result<Vec<Arc<Mirror>>, CUresult> {
     if !runtime.memory.has_host() {
         return Ok(Vec::new());
     }

@@ -94,14 +94,18 @@ pub(crate) fn init() -> Result<&'static Runtime, CUresult> {
 /// Runs an API function that needs the runtime.
 #[inline]
 pub(crate) fn call(
-    counter: &'static stats::Counter, body: impl FnOnce(&'static Runtime) -> Result<(), CUresult>,
+    counter: &'static stats::Counter,
+    body: impl FnOnce(&'static Runtime) -> Result<(), CUresult>,
 ) -> CUresult {
     plain(counter, || body(get()?))
 }
 
 /// Runs an API function that does not.
 #[inline]
-pub(crate) fn plain(counter: &'static stats::Counter, body: impl FnOnce() -> Result<(), CUresult>) -> CUresult {
+pub(crate) fn plain(
+    counter: &'static stats::Counter,
+    body: impl FnOnce() -> Result<(), CUresult>,
+) -> CUresult {
     let counted = counter.begin();
     let code = match body() {
         Ok(()) => 0,

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::sync::atomic::{
+    AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use fusewire_wire::ops::table::ParameterInfo;
@@ -116,7 +118,13 @@ pub(crate) struct Stream {
 pub(crate) const NON_BLOCKING: u32 = 1;
 
 impl Stream {
-    pub(crate) fn new(handle: u64, context: Arc<Context>, kind: StreamKind, flags: u32, priority: i32) -> Self {
+    pub(crate) fn new(
+        handle: u64,
+        context: Arc<Context>,
+        kind: StreamKind,
+        flags: u32,
+        priority: i32,
+    ) -> Self {
         static IDS: AtomicU64 = AtomicU64::new(8);
         let id = match kind {
             StreamKind::Legacy => 1,

@@ -36,7 +36,10 @@ impl Packed {
     /// The pointers are what the launch functions of the driver take for this function.
     #[inline]
     pub(crate) unsafe fn pack(
-        &mut self, function: &Function, parameters: *const *mut c_void, extra: *const *mut c_void,
+        &mut self,
+        function: &Function,
+        parameters: *const *mut c_void,
+        extra: *const *mut c_void,
     ) -> Result<(), CUresult> {
         if !extra.is_null() {
             if !parameters.is_null() {
@@ -51,7 +54,11 @@ impl Packed {
             return Ok(());
         }
         if parameters.is_null() || length > MOST {
-            return Err(if parameters.is_null() { CUDA_ERROR_INVALID_VALUE } else { CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES });
+            return Err(if parameters.is_null() {
+                CUDA_ERROR_INVALID_VALUE
+            } else {
+                CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES
+            });
         }
         let target = self.bytes.as_mut_ptr().cast::<u8>();
         let mut filled = 0;

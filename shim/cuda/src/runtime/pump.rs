@@ -13,8 +13,8 @@ use fusewire_wire::bulk::LaneCounts;
 use fusewire_wire::error::ProtocolError;
 use fusewire_wire::frame::{CloseReason, FrameHeader, FrameKind, Record, close_frame};
 use fusewire_wire::ops::events::Event;
-use fusewire_wire::session::{AckPolicy, Flow, Inbox, Sink};
 use fusewire_wire::session::pulse::{Patience, Pulse};
+use fusewire_wire::session::{AckPolicy, Flow, Inbox, Sink};
 
 use zerocopy::IntoBytes;
 
@@ -29,12 +29,8 @@ use super::{handles, mirror};
 /// A server that has not spoken for this long is asked to; one that stays silent is gone. Long, because
 /// the driver may take its time over one call (compiling a large image), and a dead host is noticed sooner,
 /// by TCP.
-const PATIENCE: Patience = Patience {
-    ping: 10_000_000_000,
-    silence: 180_000_000_000,
-    opening: u64::MAX,
-    resume: u64::MAX,
-};
+const PATIENCE: Patience =
+    Patience { ping: 10_000_000_000, silence: 180_000_000_000, opening: u64::MAX, resume: u64::MAX };
 
 /// How long a bulk lane that is closed leaves it to the command lane to report the end.
 const COMMAND_LANE_FIRST: Duration = Duration::from_millis(250);
@@ -243,7 +239,8 @@ impl Events {
                 match take(failed.number) {
                     Some(Pending::Event(event, _)) => event.reach(failed.number, failed.status),
                     Some(Pending::Call(waiter)) => waiter.complete(failed.status, Vec::new()),
-                    Some(Pending::Reclaim(_) | Pending::HostFunction { .. } | Pending::CopyOut(_)) | None => {}
+                    Some(Pending::Reclaim(_) | Pending::HostFunction { .. } | Pending::CopyOut(_)) | None => {
+                    }
                 }
             }
             Event::Credit(credit, _) => {
@@ -329,7 +326,10 @@ impl Landings {
     }
 
     fn refuse(&self, what: &str) -> LinkError {
-        LinkError::PeerMisbehaved { peer: format!("the server, on bulk lane {},", self.lane), what: what.to_owned() }
+        LinkError::PeerMisbehaved {
+            peer: format!("the server, on bulk lane {},", self.lane),
+            what: what.to_owned(),
+        }
     }
 }
 
@@ -337,7 +337,11 @@ impl BulkSink for Landings {
     fn place(&mut self, header: &ChunkHeader) -> Result<RawSliceMut, LinkError> {
         let copy = match lock(&self.session.pending).get(&header.id) {
             Some(Pending::CopyOut(copy)) => copy.clone(),
-            _ => return Err(self.refuse(&format!("data of operation {}, which is no pending copy", header.id))),
+            _ => {
+                return Err(
+                    self.refuse(&format!("data of operation {}, which is no pending copy", header.id))
+                );
+            }
         };
         let room = copy.room(header.offset, header.bytes as usize).ok_or_else(|| {
             self.refuse(&format!(

@@ -8,7 +8,9 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::sync::atomic::{
+    AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,7 +22,9 @@ use fusewire_wire::ops::{AsyncRecord, Record, SyncRecord};
 use fusewire_wire::session::{Outbox, OutboxConfig};
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::abi::result::{CUDA_ERROR_DEVICE_UNAVAILABLE, CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_UNKNOWN, CUDA_SUCCESS};
+use crate::abi::result::{
+    CUDA_ERROR_DEVICE_UNAVAILABLE, CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_UNKNOWN, CUDA_SUCCESS,
+};
 use crate::abi::types::CUresult;
 
 use super::objects::{Event, HostFunction, Stream};
@@ -204,7 +208,10 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Session {
     pub(crate) fn new(slot_bytes: usize, slots: u64, lanes: usize, spin: Duration, quiet: bool) -> Self {
         Self {
-            lane: Mutex::new(Lane { outbox: Outbox::new(OutboxConfig { window_bytes: 2 * WINDOW, ..OutboxConfig::default() }), next_chunk: 0 }),
+            lane: Mutex::new(Lane {
+                outbox: Outbox::new(OutboxConfig { window_bytes: 2 * WINDOW, ..OutboxConfig::default() }),
+                next_chunk: 0,
+            }),
             gathered: AtomicBool::new(false),
             room: Condvar::new(),
             pending: Mutex::new(HashMap::new()),
@@ -248,7 +255,12 @@ impl Session {
     /// # Errors
     /// When the session is over.
     #[inline]
-    pub(crate) fn post_on<R: AsyncRecord>(&self, stream: &Stream, record: &R, tail: &[&[u8]]) -> Result<u64, CUresult> {
+    pub(crate) fn post_on<R: AsyncRecord>(
+        &self,
+        stream: &Stream,
+        record: &R,
+        tail: &[&[u8]],
+    ) -> Result<u64, CUresult> {
         self.publish(record, tail, |_, number| {
             stream.issued(number);
             None
@@ -260,7 +272,10 @@ impl Session {
     /// # Errors
     /// When the session is over.
     pub(crate) fn post_quiet_on<R: AsyncRecord>(
-        &self, stream: &Stream, record: &R, tail: &[&[u8]],
+        &self,
+        stream: &Stream,
+        record: &R,
+        tail: &[&[u8]],
     ) -> Result<u64, CUresult> {
         self.publish(record, tail, |_, number| {
             self.quiet_on(stream, number);
@@ -306,7 +321,11 @@ impl Session {
     /// # Errors
     /// When the session is over.
     pub(crate) fn post_pending<R: AsyncRecord>(
-        &self, stream: Option<&Stream>, record: &R, tail: &[&[u8]], pending: impl FnOnce(u64) -> Pending,
+        &self,
+        stream: Option<&Stream>,
+        record: &R,
+        tail: &[&[u8]],
+        pending: impl FnOnce(u64) -> Pending,
     ) -> Result<u64, CUresult> {
         self.publish(record, tail, |_, number| {
             if let Some(stream) = stream {
@@ -318,14 +337,19 @@ impl Session {
 
     /// Publishes an operation, whose kind nobody checks here, and enters what `then` makes of its number.
     fn publish<R: Record>(
-        &self, record: &R, tail: &[&[u8]], then: impl FnOnce(&mut Lane, u64) -> Option<Pending>,
+        &self,
+        record: &R,
+        tail: &[&[u8]],
+        then: impl FnOnce(&mut Lane, u64) -> Option<Pending>,
     ) -> Result<u64, CUresult> {
         self.publish_with(tail, |_| *record, then)
     }
 
     /// As `publish`, with a record that depends on the state of the lane.
     pub(crate) fn publish_with<R: Record>(
-        &self, tail: &[&[u8]], record: impl FnOnce(&mut Lane) -> R,
+        &self,
+        tail: &[&[u8]],
+        record: impl FnOnce(&mut Lane) -> R,
         then: impl FnOnce(&mut Lane, u64) -> Option<Pending>,
     ) -> Result<u64, CUresult> {
         let mut lane = lock(&self.lane);
@@ -337,8 +361,10 @@ impl Session {
             self.check()?;
         }
         let record = record(&mut lane);
-        let number =
-            lane.outbox.push(R::CODE, 0, record.as_bytes(), tail).map_err(|_: ProtocolError| CUDA_ERROR_INVALID_VALUE)?;
+        let number = lane
+            .outbox
+            .push(R::CODE, 0, record.as_bytes(), tail)
+            .map_err(|_: ProtocolError| CUDA_ERROR_INVALID_VALUE)?;
         if let Some(pending) = then(&mut lane, number) {
             lock(&self.pending).insert(number, pending);
         }
@@ -353,7 +379,11 @@ impl Session {
     ///
     /// # Errors
     /// The status that the driver gave, or that of a session that is over.
-    pub(crate) fn call<R: SyncRecord>(&self, record: &R, tail: &[&[u8]]) -> Result<(R::Reply, Vec<u8>), CUresult> {
+    pub(crate) fn call<R: SyncRecord>(
+        &self,
+        record: &R,
+        tail: &[&[u8]],
+    ) -> Result<(R::Reply, Vec<u8>), CUresult> {
         self.call_numbered(record, tail).map(|(_, reply, tail)| (reply, tail))
     }
 
@@ -362,7 +392,9 @@ impl Session {
     /// # Errors
     /// As `call`.
     pub(crate) fn call_numbered<R: SyncRecord>(
-        &self, record: &R, tail: &[&[u8]],
+        &self,
+        record: &R,
+        tail: &[&[u8]],
     ) -> Result<(u64, R::Reply, Vec<u8>), CUresult> {
         let since = Instant::now();
         let waiter = Waiter::new();
@@ -431,7 +463,11 @@ impl Session {
     /// # Errors
     /// When the session is over.
     pub(crate) fn send_bulk(
-        &self, stream: &Stream, source: RawSlice, keep: Option<Box<[u8]>>, quiet: bool,
+        &self,
+        stream: &Stream,
+        source: RawSlice,
+        keep: Option<Box<[u8]>>,
+        quiet: bool,
         record: impl FnOnce(u64) -> fusewire_wire::ops::table::CopyIn,
     ) -> Result<Arc<super::transfer::Transfer>, CUresult> {
         let chunks = source.len().div_ceil(self.slot_bytes) as u64;
@@ -464,7 +500,10 @@ impl Session {
     /// # Errors
     /// When the session is over.
     pub(crate) fn send_chunk<R: AsyncRecord>(
-        &self, stream: &Stream, packed: Box<[u8]>, record: impl FnOnce(u64) -> R,
+        &self,
+        stream: &Stream,
+        packed: Box<[u8]>,
+        record: impl FnOnce(u64) -> R,
     ) -> Result<(), CUresult> {
         // SAFETY: the transfer keeps the buffer until it is sent.
         let source = unsafe { RawSlice::new(packed.as_ptr(), packed.len()) };

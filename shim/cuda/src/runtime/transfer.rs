@@ -81,10 +81,22 @@ impl Transfers {
     }
 
     /// Enters a payload whose chunks start at `first`. Called in the order of chunks.
-    pub(crate) fn queue(&self, first: u64, source: RawSlice, keep: Option<Box<[u8]>>, slot_bytes: usize) -> Arc<Transfer> {
+    pub(crate) fn queue(
+        &self,
+        first: u64,
+        source: RawSlice,
+        keep: Option<Box<[u8]>>,
+        slot_bytes: usize,
+    ) -> Arc<Transfer> {
         let chunks = source.len().div_ceil(slot_bytes) as u64;
-        let transfer =
-            Arc::new(Transfer { first, source, slot_bytes, _keep: keep, left: Mutex::new(chunks), sent: Condvar::new() });
+        let transfer = Arc::new(Transfer {
+            first,
+            source,
+            slot_bytes,
+            _keep: keep,
+            left: Mutex::new(chunks),
+            sent: Condvar::new(),
+        });
         let mut queue = lock(&self.queue);
         if queue.over {
             *lock(&transfer.left) = 0;

@@ -7,11 +7,11 @@
 //!
 //! To add a table: a file with its `UUID` and `TABLE`, and a line in `KNOWN`.
 
+mod asked_by_cublaslt;
 mod context_checks;
 pub mod context_storage;
 mod cudart_interface;
 mod integrity_check;
-mod asked_by_cublaslt;
 mod runtime_hooks;
 mod tools_context;
 mod tools_module;
