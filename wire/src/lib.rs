@@ -1,4 +1,14 @@
-//! Fusewire's protocol core: op table, framing and session state machines
+//! Fusewire's protocol core: bytes and time in, bytes and events out.
+//!
+//! * [`ops`] — the op table: every driver function, declared once; events; the device snapshot.
+//! * [`hello`] — how a connection opens; versions and features.
+//! * [`frame`], [`bulk`] — what travels: batches of records, and chunks of copied memory.
+//! * [`session`] — the state machines of both ends: order, acknowledgement, replay, credit, barriers.
+//! * [`fatbin`] — how long an image is, and what of it a GPU needs.
+//! * [`inventory`] — what a server says about its GPUs.
+//! * [`error`] — whose fault it was.
+//!
+//! It never does I/O, never asks for the time, and has no unsafe code. The links are in `fusewire-link`.
 
 #![forbid(unsafe_code)]
 

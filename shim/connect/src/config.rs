@@ -8,7 +8,7 @@
 //! | `FUSEWIRE_CONNECT_TIMEOUT` | seconds to wait for the server | 5 |
 //! | `FUSEWIRE_LOG` | what to report on stderr | none |
 //! | `FUSEWIRE_QUIET` | 1: nothing on stderr | 0 |
-//! | `FUSEWIRE_STATS` | 1: call statistics at exit | 0 |
+//! | `FUSEWIRE_STATS` | call statistics at exit: 1 as text, json, or /PATH to append JSON to | 0 |
 
 use std::env;
 use std::ffi::OsString;
