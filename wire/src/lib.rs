@@ -1,6 +1,6 @@
 //! Fusewire's protocol core: bytes and time in, bytes and events out.
 //!
-//! * [`ops`] — the op table: every driver function, declared once; events; the device snapshot.
+//! * [`mod@ops`] — the op table: every driver function, declared once; events; the device snapshot.
 //! * [`hello`] — how a connection opens; versions and features.
 //! * [`frame`], [`bulk`] — what travels: batches of records, and chunks of copied memory.
 //! * [`session`] — the state machines of both ends: order, acknowledgement, replay, credit, barriers.
