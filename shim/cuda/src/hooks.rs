@@ -20,7 +20,7 @@ fn of(context: CUcontext) -> Result<std::sync::Arc<runtime::objects::Context>, C
 }
 
 fn load(image: &[u8]) -> Result<CUmodule, CUresult> {
-    module::load(runtime::get()?, image, &Options { send: Vec::new(), logs: Default::default() })
+    module::load(runtime::get()?, image, &Options::default())
 }
 
 impl Hooks for RuntimeHooks {

@@ -33,11 +33,9 @@ pub use version::{HIGHEST_VERSION, driver_version, set_server_driver_version};
 /// variants and their old names. Every file of `src/api` that defines such a function ends with
 /// `crate::abi::variants!("copy.rs");` — the path is relative to `src/api`; the build script refuses a
 /// file that lacks the line.
-#[allow(unused_macros, reason = "used once src/api has a function with variants")]
 macro_rules! variants {
     ($file:literal) => {
         include!(concat!(env!("OUT_DIR"), "/api/", $file));
     };
 }
-#[allow(unused_imports, reason = "as above")]
 pub(crate) use variants;

@@ -42,25 +42,13 @@ pub(crate) fn somewhere(runtime: &Runtime) -> Result<Arc<Context>, CUresult> {
 
 fn load(runtime: &Runtime, library: *mut CUlibrary, image: &[u8], options: &Options) -> Result<(), CUresult> {
     let context = somewhere(runtime)?;
-    let handle = handles::mint()?;
-    let blob = images::send(runtime, image, context.device)?;
-    let record = LibraryLoad {
-        library: handle,
+    let count = options.count();
+    let handle = images::load(runtime, image, options, context.device, |library, blob| LibraryLoad {
+        library,
         blob,
-        options: u32::try_from(options.send.len()).unwrap_or(0),
+        options: count,
         library_options: 0,
-    };
-    let answer = runtime.session.call(&record, &[images::bytes(&options.send)]);
-    handles::end(blob);
-    let (_, tail) = match answer {
-        Ok(answer) => answer,
-        Err(code) => {
-            handles::end(handle);
-            return Err(code);
-        }
-    };
-    // SAFETY: the program described its log buffers in the options.
-    unsafe { images::give_logs(&options.logs, &tail) };
+    })?;
     let made = Library {
         handle,
         kernels: Mutex::default(),
@@ -144,15 +132,10 @@ pub(crate) fn find(runtime: &Runtime, library: &Arc<Library>, wanted: &CStr) -> 
         return Ok(handles::pointer(*known));
     }
     let context = somewhere(runtime)?;
-    let handle = handles::mint()?;
-    let record = LibraryGetKernel { library: library.handle, function: handle, context: context.handle };
-    let (info, tail) = match runtime.session.call(&record, &[wanted.to_bytes()]) {
-        Ok(answer) => answer,
-        Err(code) => {
-            handles::end(handle);
-            return Err(code);
-        }
-    };
+    let (handle, (info, tail)) = handles::minted(|function| {
+        let record = LibraryGetKernel { library: library.handle, function, context: context.handle };
+        runtime.session.call(&record, &[wanted.to_bytes()])
+    })?;
     // Both replies have one layout: what is known of a function.
     let info = FunctionInfo::read_from_bytes(info.as_bytes()).map_err(|_| CUDA_ERROR_UNKNOWN)?;
     let device = i32::try_from(context.device).unwrap_or(0);

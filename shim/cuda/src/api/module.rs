@@ -24,35 +24,18 @@ use super::function;
 pub(crate) fn load(runtime: &Runtime, image: &[u8], options: &Options) -> Result<CUmodule, CUresult> {
     let context = current::sound_context()?;
     runtime.captures.unsafe_call()?;
-    let handle = handles::mint()?;
-    let blob = images::send(runtime, image, context.device)?;
-    let record = ModuleLoad {
-        module: handle,
+    let count = options.count();
+    let handle = images::load(runtime, image, options, context.device, |module, blob| ModuleLoad {
+        module,
         context: context.handle,
         blob,
-        options: u32::try_from(options.send.len()).unwrap_or(0),
+        options: count,
         reserved: 0,
-    };
-    let answer = runtime.session.call(&record, &[images::bytes(&options.send)]);
-    handles::end(blob);
-    let (_, tail) = match answer {
-        Ok(answer) => answer,
-        Err(code) => {
-            handles::end(handle);
-            return Err(code);
-        }
-    };
-    // SAFETY: the program described its log buffers in the options.
-    unsafe { images::give_logs(&options.logs, &tail) };
+    })?;
     let module =
         Module { handle, context, functions: Mutex::default(), globals: Mutex::default(), library: None };
     handles::fill(handle, Object::Module(Arc::new(module)));
     Ok(handles::pointer(handle))
-}
-
-/// Options of a load that takes none.
-fn plain() -> Options {
-    Options { send: Vec::new(), logs: Default::default() }
 }
 
 #[unsafe(no_mangle)]
@@ -62,7 +45,7 @@ pub unsafe extern "C" fn cuModuleLoad(module: *mut CUmodule, file: *const c_char
         // SAFETY: the program's C string.
         let image = unsafe { images::read_file(file) }?;
         // SAFETY: the program's pointer, for one value.
-        unsafe { give(module, load(runtime, &image, &plain())?) }
+        unsafe { give(module, load(runtime, &image, &Options::default())?) }
     })
 }
 
@@ -73,7 +56,7 @@ pub unsafe extern "C" fn cuModuleLoadData(module: *mut CUmodule, image: *const c
         // SAFETY: the program's pointer to a whole image.
         let image = unsafe { images::read(image) }?;
         // SAFETY: the program's pointer, for one value.
-        unsafe { give(module, load(runtime, image, &plain())?) }
+        unsafe { give(module, load(runtime, image, &Options::default())?) }
     })
 }
 
@@ -104,7 +87,7 @@ pub unsafe extern "C" fn cuModuleLoadFatBinary(module: *mut CUmodule, image: *co
         // SAFETY: the program's pointer to a whole container.
         let image = unsafe { images::read(image) }?;
         // SAFETY: the program's pointer, for one value.
-        unsafe { give(module, load(runtime, image, &plain())?) }
+        unsafe { give(module, load(runtime, image, &Options::default())?) }
     })
 }
 
@@ -148,15 +131,9 @@ pub(crate) fn find(
     if let Some(known) = lock(&module.functions).get(wanted.to_bytes()) {
         return Ok(handles::pointer(*known));
     }
-    let handle = handles::mint()?;
-    let record = ModuleGetFunction { module: module.handle, function: handle };
-    let (info, tail) = match runtime.session.call(&record, &[wanted.to_bytes()]) {
-        Ok(answer) => answer,
-        Err(code) => {
-            handles::end(handle);
-            return Err(code);
-        }
-    };
+    let (handle, (info, tail)) = handles::minted(|function| {
+        runtime.session.call(&ModuleGetFunction { module: module.handle, function }, &[wanted.to_bytes()])
+    })?;
     function::enter(handle, wanted, Owner::Module(module.clone()), &info, &tail, -1);
     lock(&module.functions).insert(wanted.to_bytes().to_vec(), handle);
     Ok(handles::pointer(handle))

@@ -120,6 +120,21 @@ pub(crate) fn mint() -> Result<u64, CUresult> {
     Ok(encode(index, generation))
 }
 
+/// Mints a handle for what `make` makes; takes it back if that fails.
+///
+/// # Errors
+/// As [`mint`], or as `make`.
+pub(crate) fn minted<T>(make: impl FnOnce(u64) -> Result<T, CUresult>) -> Result<(u64, T), CUresult> {
+    let handle = mint()?;
+    match make(handle) {
+        Ok(made) => Ok((handle, made)),
+        Err(code) => {
+            end(handle);
+            Err(code)
+        }
+    }
+}
+
 /// Puts the object behind a minted handle.
 pub(crate) fn fill(handle: u64, object: Object) {
     if let Some((slot, _)) = slot(handle) {

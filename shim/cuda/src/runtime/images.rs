@@ -3,6 +3,7 @@
 use std::ffi::{CStr, CString, c_char, c_void};
 
 use fusewire_wire::fatbin;
+use fusewire_wire::ops::SyncRecord;
 use fusewire_wire::ops::table::{BLOB_PART_BYTES, BlobPart, JitOption, ParameterInfo};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -103,6 +104,29 @@ pub(crate) fn send(runtime: &Runtime, image: &[u8], device: usize) -> Result<u64
     send_whole(runtime, trimmed.as_deref().unwrap_or(image))
 }
 
+/// Sends an image and has it loaded, under a new handle, by the operation that `record` makes of the handle and
+/// the image's. The program's log buffers are filled.
+///
+/// # Errors
+/// What the driver says of the image, or the session's.
+pub(crate) fn load<R: SyncRecord>(
+    runtime: &Runtime,
+    image: &[u8],
+    options: &Options,
+    device: usize,
+    record: impl FnOnce(u64, u64) -> R,
+) -> Result<u64, CUresult> {
+    let (handle, tail) = handles::minted(|handle| {
+        let blob = send(runtime, image, device)?;
+        let answer = runtime.session.call(&record(handle, blob), &[options.send.as_bytes()]);
+        handles::end(blob);
+        answer.map(|(_, tail)| tail)
+    })?;
+    // SAFETY: the program described its log buffers in the options.
+    unsafe { give_logs(&options.logs, &tail) };
+    Ok(handle)
+}
+
 /// Sends an image as it is.
 ///
 /// # Errors
@@ -116,6 +140,7 @@ pub(crate) fn send_whole(runtime: &Runtime, image: &[u8]) -> Result<u64, CUresul
 }
 
 /// `CUjit_option`s, sorted into what the server needs and the program's log buffers.
+#[derive(Default)]
 pub(crate) struct Options {
     pub(crate) send: Vec<JitOption>,
     pub(crate) logs: Logs,
@@ -131,6 +156,11 @@ const WALL_TIME: u32 = 2;
 const POINTERS: [u32; 4] = [19, 20, 23, 25];
 
 impl Options {
+    /// How many the server needs.
+    pub(crate) fn count(&self) -> u32 {
+        u32::try_from(self.send.len()).unwrap_or(0)
+    }
+
     /// Reads parallel arrays of options and values. Sizes that the driver returns are written into
     /// `values` by [`give_logs`].
     ///
@@ -216,9 +246,4 @@ pub(crate) fn parameters(count: u32, tail: &[u8]) -> Vec<ParameterInfo> {
 /// NUL-terminated names in a reply's tail.
 pub(crate) fn names(tail: &[u8], count: u32) -> Vec<CString> {
     tail.split(|byte| *byte == 0).take(count as usize).filter_map(|name| CString::new(name).ok()).collect()
-}
-
-/// Option records as bytes.
-pub(crate) fn bytes(options: &[JitOption]) -> &[u8] {
-    options.as_bytes()
 }
