@@ -121,6 +121,8 @@ pub(crate) struct Map {
 
 impl Map {
     pub(crate) fn insert(&mut self, base: u64, bytes: u64, place: Place, context: u64, device: usize) {
+        // Addresses of variables come from the server: whatever it says, sums of them do not overflow.
+        let bytes = bytes.min(u64::MAX - base);
         self.next_id += 1;
         let region = Region { base, bytes, place, context, device, id: self.next_id, sync_memops: false };
         self.regions.insert(base, region);
@@ -220,6 +222,8 @@ mod tests {
         assert!(!map.is_device(0x2800, 0x1000));
         assert!(!map.is_device(0x4000, 8));
         assert!(!map.is_device(0x1000, u64::MAX));
+        map.insert(u64::MAX - 8, 64, Place::Global, 1, 0);
+        assert!(map.find(u64::MAX - 1).is_some() && !map.is_device(u64::MAX - 8, 64));
         assert!(map.overlaps(0x2fff, 1) && !map.overlaps(0x3000, 0x1000));
         map.remove(0x4000);
         assert!(map.find(0x4000).is_none());

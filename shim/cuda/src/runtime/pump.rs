@@ -219,8 +219,9 @@ impl Events {
         match event {
             Event::Reply(reply, body) => {
                 if let Some(Pending::Call(waiter)) = take(reply.number) {
-                    let fixed = body.len().saturating_sub(reply.tail_bytes.next_multiple_of(8) as usize);
-                    let used = (fixed + reply.tail_bytes as usize).min(body.len());
+                    let tail = reply.tail_bytes as usize;
+                    let fixed = body.len().saturating_sub(tail.next_multiple_of(8));
+                    let used = (fixed + tail).min(body.len());
                     waiter.complete(reply.status, body[..used].to_vec());
                 }
             }
