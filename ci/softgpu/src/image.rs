@@ -83,6 +83,11 @@ pub(crate) fn at(image: u64) -> Res<Image> {
     }
 }
 
+/// The same, for the functions that load a module: they take no wrapper, as NVIDIA's do not.
+pub(crate) fn bare_at(image: u64) -> Res<Image> {
+    if image != 0 && first_word(image) == WRAPPER { Err(Code::INVALID_IMAGE) } else { at(image) }
+}
+
 /// The code in a file's contents.
 pub(crate) fn of_file(mut bytes: Vec<u8>) -> Res<Image> {
     bytes.push(0);

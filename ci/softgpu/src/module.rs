@@ -58,17 +58,17 @@ api! {
     }
 
     fn cuModuleLoadData(out: Out<u64>, image: u64) [ctx context] {
-        load(context, out, image::at(image), Options::none())
+        load(context, out, image::bare_at(image), Options::none())
     }
 
     fn cuModuleLoadDataEx(
         out: Out<u64>, image: u64, count: u32, names: In<u32>, values: *mut *mut c_void,
     ) [ctx context] {
-        load(context, out, image::at(image), Options { count, names, values })
+        load(context, out, image::bare_at(image), Options { count, names, values })
     }
 
     fn cuModuleLoadFatBinary(out: Out<u64>, image: u64) [ctx context] {
-        load(context, out, image::at(image), Options::none())
+        load(context, out, image::bare_at(image), Options::none())
     }
 
     fn cuModuleUnload(module: u64) [ctx context] {

@@ -141,10 +141,15 @@ impl Image {
         Self { data, bytes, wrapper }
     }
 
-    fn as_ptr(&self) -> *const c_void {
-        self.wrapper
-            .as_deref()
-            .map_or(self.data.as_ptr().cast(), |wrapper| std::ptr::from_ref(wrapper).cast())
+    /// For the functions that load a module: they take a container, and answer INVALID_IMAGE to a wrapper
+    /// (seen with driver 580).
+    fn bare(&self) -> *const c_void {
+        self.data.as_ptr().cast()
+    }
+
+    /// For the functions that load a library: they find a container behind a wrapper.
+    fn wrapped(&self) -> *const c_void {
+        self.wrapper.as_deref().map_or(self.bare(), |wrapper| std::ptr::from_ref(wrapper).cast())
     }
 
     fn contents(&self) -> &[u8] {
@@ -257,7 +262,7 @@ impl Gpu {
         // as long as is said.
         let status = unsafe {
             let (names, values) = (options.names.as_mut_ptr(), options.values.as_mut_ptr());
-            self.d.cuModuleLoadDataEx(&raw mut raw, image.as_ptr(), count, names, values)
+            self.d.cuModuleLoadDataEx(&raw mut raw, image.bare(), count, names, values)
         };
         let logs = options.logs();
         self.ok(status).map_err(|status| (status, logs.clone()))?;
@@ -441,7 +446,7 @@ impl Gpu {
             let own_count = names.len() as u32;
             self.d.cuLibraryLoadData(
                 &raw mut raw,
-                image.as_ptr(),
+                image.wrapped(),
                 jit,
                 jit_values,
                 count,

@@ -54,7 +54,7 @@ pub unsafe extern "C" fn cuModuleLoadData(module: *mut CUmodule, image: *const c
     runtime::call(counter!("cuModuleLoadData"), |runtime| {
         need(module)?;
         // SAFETY: the program's pointer to a whole image.
-        let image = unsafe { images::read(image) }?;
+        let image = unsafe { images::read_bare(image) }?;
         // SAFETY: the program's pointer, for one value.
         unsafe { give(module, load(runtime, image, &Options::default())?) }
     })
@@ -72,7 +72,7 @@ pub unsafe extern "C" fn cuModuleLoadDataEx(
     runtime::call(counter!("cuModuleLoadDataEx"), |runtime| {
         need(module)?;
         // SAFETY: the program's pointer to a whole image.
-        let image = unsafe { images::read(image) }?;
+        let image = unsafe { images::read_bare(image) }?;
         // SAFETY: the program's arrays of `count` elements.
         let options = unsafe { Options::read(count, options, values) }?;
         // SAFETY: the program's pointer, for one value.
@@ -85,7 +85,7 @@ pub unsafe extern "C" fn cuModuleLoadFatBinary(module: *mut CUmodule, image: *co
     runtime::call(counter!("cuModuleLoadFatBinary"), |runtime| {
         need(module)?;
         // SAFETY: the program's pointer to a whole container.
-        let image = unsafe { images::read(image) }?;
+        let image = unsafe { images::read_bare(image) }?;
         // SAFETY: the program's pointer, for one value.
         unsafe { give(module, load(runtime, image, &Options::default())?) }
     })

@@ -73,6 +73,30 @@ pub(crate) unsafe fn read<'a>(image: *const c_void) -> Result<&'a [u8], CUresult
     unsafe { read_image(image.cast()) }.ok_or(CUDA_ERROR_INVALID_IMAGE)
 }
 
+/// The same, for the functions that load a module: they take a container, and no wrapper around one.
+///
+/// # Errors
+/// `CUDA_ERROR_INVALID_IMAGE` when it is none of those, or a wrapper.
+///
+/// # Safety
+/// As [`read`].
+pub(crate) unsafe fn read_bare<'a>(image: *const c_void) -> Result<&'a [u8], CUresult> {
+    // SAFETY: every image is at least as long as a magic number.
+    if !image.is_null() && unsafe { is_wrapper(image.cast()) } {
+        return Err(CUDA_ERROR_INVALID_IMAGE);
+    }
+    // SAFETY: the caller's promise.
+    unsafe { read(image) }
+}
+
+/// # Safety
+/// `image` points to an image.
+unsafe fn is_wrapper(image: *const u8) -> bool {
+    // SAFETY: every image is at least as long as a magic number.
+    let magic = unsafe { std::slice::from_raw_parts(image, 4) };
+    matches!(fatbin::image_kind(magic), Ok(fatbin::ImageKind::Wrapper))
+}
+
 /// The contents of an image file.
 ///
 /// # Errors
@@ -101,7 +125,12 @@ pub(crate) fn send(runtime: &Runtime, image: &[u8], device: usize) -> Result<u64
         (attribute(75), attribute(76))
     });
     let trimmed = target.and_then(|target| trim(image, target));
-    send_whole(runtime, trimmed.as_deref().unwrap_or(image))
+    let sent = trimmed.as_deref().unwrap_or(image);
+    if super::log::traces() {
+        let kind = fatbin::image_kind(image);
+        eprintln!("fusewire: image of {} bytes ({kind:?}), {} of them sent", image.len(), sent.len());
+    }
+    send_whole(runtime, sent)
 }
 
 /// Sends an image and has it loaded, under a new handle, by the operation that `record` makes of the handle and
