@@ -10,13 +10,15 @@
 //! line that says what was tried and what to do. What travels once a session
 //! is open is the business of `fusewire-link` and `fusewire-wire`.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod config;
 mod error;
 mod greet;
+mod said;
 mod stream;
 
 pub use config::{Config, DEFAULT_LANES, DEFAULT_PORT, DEFAULT_TIMEOUT, Token};
 pub use error::ConnectError;
 pub use greet::{Opened, open_session, query, query_server};
+pub use said::said_by;

@@ -13,10 +13,17 @@ static INFORMS: LazyLock<bool> = LazyLock::new(|| {
         .is_some_and(|value| ["info", "debug", "trace"].iter().any(|&on| value == on))
 });
 
+static SAID_NO_SERVER: AtomicBool = AtomicBool::new(false);
+
+/// For libcuda.so.1, which says the same.
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn fusewire_said_no_server() -> bool {
+    SAID_NO_SERVER.load(Relaxed)
+}
+
 /// Why there is no server: one line for the life of the program.
 pub(crate) fn no_server(why: &dyn std::fmt::Display) {
-    static SAID: AtomicBool = AtomicBool::new(false);
-    if !SAID.swap(true, Relaxed) {
+    if !SAID_NO_SERVER.swap(true, Relaxed) && !fusewire_connect::said_by(c"libcuda.so.1") {
         say(&why.to_string());
     }
 }

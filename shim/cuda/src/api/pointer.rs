@@ -66,15 +66,15 @@ unsafe fn attribute(
                 Err(CUDA_ERROR_INVALID_VALUE)
             }
             P2P_TOKENS => Err(CUDA_ERROR_INVALID_VALUE),
-            // Booleans of four bytes, as the CUDA runtime reads them; the later ones are of one.
+            // Booleans, of which driver 580 writes four bytes.
             SYNC_MEMOPS => give(data.cast::<u32>(), u32::from(region.sync_memops)),
             IS_MANAGED => give(data.cast::<u32>(), 0),
             BUFFER_ID => give(data.cast::<u64>(), region.id),
-            IS_LEGACY_IPC | IS_GPU_DIRECT | IS_HW_DECOMPRESS => give(data.cast::<u8>(), 0),
+            IS_LEGACY_IPC | IS_GPU_DIRECT | IS_HW_DECOMPRESS => give(data.cast::<u32>(), 0),
             DEVICE_ORDINAL => give(data.cast(), ordinal),
             RANGE_START => give(data.cast::<u64>(), region.base),
             RANGE_SIZE => give(data.cast::<u64>(), region.bytes),
-            MAPPED => give(data.cast::<u8>(), 1),
+            MAPPED => give(data.cast::<u32>(), 1),
             ALLOWED_HANDLE_TYPES => give(data.cast::<u64>(), 0),
             ACCESS_FLAGS => give(data.cast::<u32>(), 3),
             MEMPOOL => match region.place {
@@ -149,11 +149,9 @@ unsafe fn unknown(data: *mut c_void, which: u32) -> Result<(), CUresult> {
             | ALLOWED_HANDLE_TYPES | MEMPOOL | MAPPING_SIZE | MAPPING_BASE | MEMORY_BLOCK_ID | P2P_TOKENS => {
                 offer(data.cast::<u64>(), 0)
             }
-            MEMORY_TYPE | ACCESS_FLAGS | SYNC_MEMOPS | IS_MANAGED => offer(data.cast::<u32>(), 0),
+            MEMORY_TYPE | ACCESS_FLAGS | SYNC_MEMOPS | IS_MANAGED | IS_LEGACY_IPC | MAPPED
+            | IS_GPU_DIRECT | IS_HW_DECOMPRESS => offer(data.cast::<u32>(), 0),
             DEVICE_ORDINAL => offer(data.cast::<i32>(), -2),
-            IS_LEGACY_IPC | MAPPED | IS_GPU_DIRECT | IS_HW_DECOMPRESS => {
-                offer(data.cast::<u8>(), 0);
-            }
             _ => return Err(CUDA_ERROR_INVALID_VALUE),
         }
     }

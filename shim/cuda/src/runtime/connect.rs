@@ -1,10 +1,11 @@
 //! How a session comes to be: find the server, greet it, learn its devices, start the threads.
 
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fusewire_connect::{Config, open_session};
+use fusewire_connect::{Config, open_session, said_by};
 use fusewire_link::BulkMover;
 use fusewire_link::tcp::{Engine, command_lane};
 use fusewire_wire::ops::snapshot::Snapshot;
@@ -21,9 +22,18 @@ use super::pump::{self, Landings};
 use super::session::Session;
 use super::{Runtime, VisibleDevice, process};
 
+static SAID_NO_SERVER: AtomicBool = AtomicBool::new(false);
+
+/// For libnvidia-ml.so.1, which says the same.
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn fusewire_said_no_server() -> bool {
+    SAID_NO_SERVER.load(Relaxed)
+}
+
 /// Says why there is no device, and gives the code for it.
 fn none(quiet: bool, why: &str) -> CUresult {
-    if !quiet {
+    let told = SAID_NO_SERVER.swap(true, Relaxed) || said_by(c"libnvidia-ml.so.1");
+    if !quiet && !told {
         eprintln!("fusewire: no GPU is available: {why}");
     }
     CUDA_ERROR_NO_DEVICE
