@@ -44,6 +44,8 @@ impl Pinned {
         let slots = plan.h2d_slots as usize + plan.d2h_slots as usize;
         let bytes = WORDS * size_of::<u32>() + slots * plan.slot_bytes as usize;
         let map = MmapRaw::from(MmapOptions::new().len(bytes).map_anon()?);
+        // Registering takes the pages: hundreds instead of tens of thousands, where the kernel has large ones.
+        let _ = map.advise(memmap2::Advice::HugePage);
         Ok(Self { map, plan })
     }
 

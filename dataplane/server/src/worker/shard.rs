@@ -27,6 +27,9 @@ const FAULT_CHECK: Duration = Duration::from_millis(1);
 /// How long to poll without pause after the last progress: on two cores or fewer, and on more.
 const SPIN_FEW_CORES: Duration = Duration::from_micros(100);
 const SPIN: Duration = Duration::from_millis(2);
+/// The same with nothing outstanding: a program that synchronises often has its next launch seen at once, and an
+/// idle session costs nothing.
+const SPIN_IDLE: Duration = Duration::from_micros(300);
 /// Pauses between polls, after that. They grow with the time without progress.
 const SHORTEST_PAUSE: Duration = Duration::from_micros(20);
 const LONGEST_PAUSE: Duration = Duration::from_micros(500);
@@ -195,6 +198,9 @@ impl Shard {
         }
         if self.bulk_ended.is_some() || self.gpu.lanes.ended().is_some() {
             return Wait::AtMost(LANES_CLOSE / 10);
+        }
+        if self.last_progress.elapsed() < self.spin.min(SPIN_IDLE) {
+            return Wait::No;
         }
         match self.session.next_timeout() {
             Some(deadline) => {

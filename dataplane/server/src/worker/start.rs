@@ -27,9 +27,12 @@ use crate::control::{ControlError, FromWorker, Open, SessionStats, ToWorker, Wor
 use crate::driver::load::DEFAULT_DRIVER;
 use crate::driver::{Driver, inventory, snapshot};
 
-/// Staging when the daemon does not say: 64 slots of 1 MiB each way.
+/// Staging when the daemon does not say, in slots of 1 MiB. Towards the GPU, a whole batch of training images
+/// (256 of 224 x 224 floats: 147 MiB) fits, so that the next one travels while the GPU computes; of a batch that
+/// does not fit, the rest would travel while the GPU waits.
 const SLOT_BYTES: u32 = 1 << 20;
-const SLOTS: u32 = 64;
+const H2D_SLOTS: u32 = 192;
+const D2H_SLOTS: u32 = 64;
 /// Limits of what the daemon may say.
 const MAX_SLOT_BYTES: u32 = 64 << 20;
 const MAX_SLOTS: u32 = 4096;
@@ -199,8 +202,8 @@ fn plan(open: &Open) -> Plan {
     let or = |value: u32, default: u32, most: u32| if value == 0 { default } else { value.min(most) };
     Plan {
         slot_bytes: or(open.staging.slot_bytes, SLOT_BYTES, MAX_SLOT_BYTES).next_multiple_of(4096),
-        h2d_slots: or(open.staging.h2d_slots, SLOTS, MAX_SLOTS),
-        d2h_slots: or(open.staging.d2h_slots, SLOTS, MAX_SLOTS),
+        h2d_slots: or(open.staging.h2d_slots, H2D_SLOTS, MAX_SLOTS),
+        d2h_slots: or(open.staging.d2h_slots, D2H_SLOTS, MAX_SLOTS),
     }
 }
 
