@@ -58,7 +58,8 @@ def describe():
         "driver": gpu[1],
         "gpu_memory_mib": gpu[2],
         "cores": len(os.sched_getaffinity(0)),
-        "kernel": platform.release(),
+        # Major and minor alone: the rest names whose build it is.
+        "kernel": ".".join(platform.release().split(".")[:2]),
         "python": platform.python_version(),
     }
 
