@@ -218,11 +218,24 @@ structs! {
         gridDimX: u32, gridDimY: u32, gridDimZ: u32, blockDimX: u32, blockDimY: u32, blockDimZ: u32,
         sharedMemBytes: u32, hStream: u64, attrs: *const CUlaunchAttribute, numAttrs: u32,
     }
+    #[derive(Debug, PartialEq, Eq)]
     CUgraphEdgeData { from_port: u8, to_port: u8, kind: u8, reserved: [u8; 5] }
     CUDA_GRAPH_INSTANTIATE_PARAMS { flags: u64, hUploadStream: u64, hErrNode_out: u64, result_out: u32 }
     CUgraphExecUpdateResultInfo { result: u32, errorNode: u64, errorFromNode: u64 }
     /// A union in cuda.h; wait and write share this layout, the others use only `operation`.
     CUstreamBatchMemOpParams { operation: u32, address: u64, value: u64, flags: u32, alias: u64, pad: u64 }
+}
+
+impl CUgraphEdgeData {
+    /// The edge of a kernel that need not wait for the end of the kernel before it.
+    pub(crate) const PROGRAMMATIC: Self = Self { from_port: 1, to_port: 0, kind: 1, reserved: [0; 5] };
+    /// As above, once all of the earlier kernel's blocks have begun.
+    pub(crate) const LAUNCH_ORDER: Self = Self { from_port: 2, ..Self::PROGRAMMATIC };
+
+    /// An ordinary dependency.
+    pub(crate) fn is_ordinary(self) -> bool {
+        self == Self::default()
+    }
 }
 
 impl<T> In<T> {

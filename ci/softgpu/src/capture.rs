@@ -13,7 +13,7 @@ use crate::abi::{CUgraphEdgeData, In, Out};
 use crate::context::Context;
 use crate::entry::api;
 use crate::errors::{Code, Res};
-use crate::graph::{self, Graph};
+use crate::graph::{self, Edge, Graph};
 use crate::stream::{self, Stream};
 use crate::sync::lock;
 use crate::work::Work;
@@ -44,9 +44,9 @@ pub(crate) struct Capture {
 /// A stream's part in a capture.
 pub(crate) struct Member {
     capture: Arc<Capture>,
-    nodes: Vec<u64>,
-    /// What cuStreamGetCaptureInfo_v3 hands out about the edges to `nodes`.
-    edges: Vec<CUgraphEdgeData>,
+    edges: Vec<Edge>,
+    /// What cuStreamGetCaptureInfo_v3 hands out of the edges: the nodes, and the data.
+    shown: (Vec<u64>, Vec<CUgraphEdgeData>),
 }
 
 impl Capture {
@@ -58,8 +58,8 @@ impl Capture {
         if self.invalid.load(Ordering::Acquire) { Err(Code::STREAM_CAPTURE_INVALIDATED) } else { Ok(()) }
     }
 
-    fn admit(self: &Arc<Self>, stream: &Arc<Stream>, nodes: Vec<u64>) {
-        *lock(&stream.capture) = Some(Member { capture: self.clone(), nodes, edges: Vec::new() });
+    fn admit(self: &Arc<Self>, stream: &Arc<Stream>, edges: Vec<Edge>) {
+        *lock(&stream.capture) = Some(Member { capture: self.clone(), edges, shown: Default::default() });
         lock(&self.members).push(stream.clone());
         count_blocking(stream, 1);
     }
@@ -101,8 +101,21 @@ pub(crate) fn divert(stream: &Arc<Stream>, work: Work) -> Res<Option<Work>> {
         return Ok(Some(work));
     };
     member.capture.check()?;
-    let node = member.capture.graph.add(work, &member.nodes)?;
-    member.nodes = vec![node];
+    let graph = &member.capture.graph;
+    let edge = |edge: &Edge| {
+        let data = match &work {
+            Work::Kernel(_) if !edge.data.is_ordinary() => edge.data,
+            Work::Kernel(launch) if launch.overlaps && graph.is_kernel(edge.before) => {
+                CUgraphEdgeData::PROGRAMMATIC
+            }
+            // Nothing but a kernel can begin before what is before it has ended.
+            _ => CUgraphEdgeData::default(),
+        };
+        Edge { before: edge.before, data }
+    };
+    let edges: Vec<Edge> = member.edges.iter().map(edge).collect();
+    let before = graph.add(work, &edges)?;
+    member.edges = vec![Edge { before, data: CUgraphEdgeData::default() }];
     Ok(None)
 }
 
@@ -166,15 +179,15 @@ pub(crate) fn abandon(stream: &Arc<Stream>) {
 }
 
 /// The capture a stream is in, and the nodes its next one would depend on.
-pub(crate) fn position(stream: &Stream) -> Res<(Arc<Capture>, Vec<u64>)> {
+pub(crate) fn position(stream: &Stream) -> Res<(Arc<Capture>, Vec<Edge>)> {
     let slot = lock(&stream.capture);
     let member = slot.as_ref().ok_or(Code::ILLEGAL_STATE)?;
     member.capture.check()?;
-    Ok((member.capture.clone(), member.nodes.clone()))
+    Ok((member.capture.clone(), member.edges.clone()))
 }
 
 /// The stream waits for an event that was recorded in a capture.
-pub(crate) fn join(stream: &Arc<Stream>, capture: &Arc<Capture>, nodes: &[u64]) -> Res {
+pub(crate) fn join(stream: &Arc<Stream>, capture: &Arc<Capture>, edges: &[Edge]) -> Res {
     if capture.ended.load(Ordering::Acquire) {
         return Err(Code::CAPTURED_EVENT);
     }
@@ -186,8 +199,7 @@ pub(crate) fn join(stream: &Arc<Stream>, capture: &Arc<Capture>, nodes: &[u64]) 
     let mut slot = lock(&stream.capture);
     match slot.as_mut() {
         Some(member) if Arc::ptr_eq(&member.capture, capture) => {
-            let new: Vec<u64> = nodes.iter().copied().filter(|node| !member.nodes.contains(node)).collect();
-            member.nodes.extend(new);
+            extend(&mut member.edges, edges);
             Ok(())
         }
         Some(member) => {
@@ -197,13 +209,22 @@ pub(crate) fn join(stream: &Arc<Stream>, capture: &Arc<Capture>, nodes: &[u64]) 
         }
         None => {
             drop(slot);
-            capture.admit(stream, nodes.to_vec());
+            capture.admit(stream, edges.to_vec());
             Ok(())
         }
     }
 }
 
-fn begin(stream: &Arc<Stream>, graph: Arc<Graph>, nodes: Vec<u64>, mode: u32) -> Res {
+/// One edge from each node: the one that was there first.
+fn extend(edges: &mut Vec<Edge>, more: &[Edge]) {
+    for edge in more {
+        if edges.iter().all(|known| known.before != edge.before) {
+            edges.push(*edge);
+        }
+    }
+}
+
+fn begin(stream: &Arc<Stream>, graph: Arc<Graph>, edges: Vec<Edge>, mode: u32) -> Res {
     static IDS: AtomicU64 = AtomicU64::new(1);
     if mode > RELAXED {
         return Err(Code::INVALID_VALUE);
@@ -230,7 +251,7 @@ fn begin(stream: &Arc<Stream>, graph: Arc<Graph>, nodes: Vec<u64>, mode: u32) ->
     if mode != RELAXED {
         OWN_CAPTURES.set(OWN_CAPTURES.get() + 1);
     }
-    capture.admit(stream, nodes);
+    capture.admit(stream, edges);
     Ok(())
 }
 
@@ -238,7 +259,7 @@ fn end(stream: &Arc<Stream>) -> Res<Arc<Graph>> {
     let (capture, nodes) = {
         let slot = lock(&stream.capture);
         let member = slot.as_ref().ok_or(Code::ILLEGAL_STATE)?;
-        (member.capture.clone(), member.nodes.clone())
+        (member.capture.clone(), member.edges.iter().map(|edge| edge.before).collect::<Vec<u64>>())
     };
     if capture.origin != stream.handle {
         capture.spoil();
@@ -253,7 +274,7 @@ fn end(stream: &Arc<Stream>) -> Res<Arc<Graph>> {
         members.iter().filter(|other| other.handle != stream.handle).any(|other| {
             lock(&other.capture)
                 .as_ref()
-                .is_some_and(|member| member.nodes.iter().any(|node| !behind.contains(node)))
+                .is_some_and(|member| member.edges.iter().any(|edge| !behind.contains(&edge.before)))
         })
     };
     let verdict = capture.check();
@@ -281,30 +302,30 @@ fn info(stream: &Arc<Stream>, wanted: &Wanted) -> Res {
     if member.capture.check().is_err() {
         return wanted.status.set(2);
     }
-    member.edges = vec![CUgraphEdgeData::default(); member.nodes.len()];
+    // Who does not ask for the data must not miss any.
+    if !wanted.nodes.is_null() && wanted.edges.is_null() && !member.edges.iter().all(|e| e.data.is_ordinary()) {
+        return Err(Code::LOSSY_QUERY);
+    }
+    member.shown = member.edges.iter().map(|edge| (edge.before, edge.data)).unzip();
     wanted.id.set_if_wanted(member.capture.id);
     wanted.graph.set_if_wanted(member.capture.graph.handle);
     // Valid until the stream's next call, which is what cuda.h promises.
-    wanted.nodes.set_if_wanted(member.nodes.as_ptr());
-    wanted.edges.set_if_wanted(member.edges.as_ptr());
-    wanted.count.set_if_wanted(member.nodes.len());
+    wanted.nodes.set_if_wanted(member.shown.0.as_ptr());
+    wanted.edges.set_if_wanted(member.shown.1.as_ptr());
+    wanted.count.set_if_wanted(member.edges.len());
     wanted.status.set(1)
 }
 
-fn update(stream: &Arc<Stream>, nodes: In<u64>, count: usize, flags: u32) -> Res {
+fn update(stream: &Arc<Stream>, edges: Vec<Edge>, flags: u32) -> Res {
     let mut slot = lock(&stream.capture);
     let member = slot.as_mut().ok_or(Code::ILLEGAL_STATE)?;
     member.capture.check()?;
-    let nodes = nodes.list(count)?;
-    if !member.capture.graph.has_all(&nodes) {
+    if !member.capture.graph.has_all(&edges) {
         return Err(Code::INVALID_VALUE);
     }
     match flags {
-        0 => {
-            let new: Vec<u64> = nodes.into_iter().filter(|node| !member.nodes.contains(node)).collect();
-            member.nodes.extend(new);
-        }
-        1 => member.nodes = nodes,
+        0 => extend(&mut member.edges, &edges),
+        1 => member.edges = edges,
         _ => return Err(Code::INVALID_VALUE),
     }
     Ok(())
@@ -318,12 +339,11 @@ api! {
     fn cuStreamBeginCaptureToGraph(
         handle: u64, graph: u64, nodes: In<u64>, edges: In<CUgraphEdgeData>, count: usize, mode: u32,
     ) [ctx context] {
-        let _ = edges;
-        let (graph, nodes) = (graph::get(graph)?, nodes.list(count)?);
-        if !graph.has_all(&nodes) {
+        let (graph, edges) = (graph::get(graph)?, Edge::list(nodes, edges, count)?);
+        if !graph.has_all(&edges) {
             return Err(Code::INVALID_VALUE);
         }
-        begin(&stream::get(context, handle)?, graph, nodes, mode)
+        begin(&stream::get(context, handle)?, graph, edges, mode)
     }
 
     fn cuStreamEndCapture(handle: u64, out: Out<u64>) [ctx context] {
@@ -358,14 +378,13 @@ api! {
     }
 
     fn cuStreamUpdateCaptureDependencies(handle: u64, nodes: In<u64>, count: usize, flags: u32) [ctx context] {
-        update(&stream::get(context, handle)?, nodes, count, flags)
+        update(&stream::get(context, handle)?, Edge::list(nodes, In::null(), count)?, flags)
     }
 
     fn cuStreamUpdateCaptureDependencies_v2(
         handle: u64, nodes: In<u64>, edges: In<CUgraphEdgeData>, count: usize, flags: u32,
     ) [ctx context] {
-        let _ = edges;
-        update(&stream::get(context, handle)?, nodes, count, flags)
+        update(&stream::get(context, handle)?, Edge::list(nodes, edges, count)?, flags)
     }
 
     fn cuThreadExchangeStreamCaptureMode(mode: Out<u32>) [init] {

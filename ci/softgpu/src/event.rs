@@ -3,11 +3,12 @@
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
 
-use crate::abi::Out;
+use crate::abi::{CUgraphEdgeData, Out};
 use crate::capture::{self, Capture};
 use crate::context::{Context, Health};
 use crate::entry::api;
 use crate::errors::{Code, Res};
+use crate::graph::Edge;
 use crate::handles::{self, Registry};
 use crate::stream::{self, Fence, Stream};
 use crate::sync::lock;
@@ -36,7 +37,7 @@ enum State {
     /// Recorded in a capture: the nodes that it stands for.
     Captured {
         capture: Arc<Capture>,
-        nodes: Vec<u64>,
+        edges: Vec<Edge>,
     },
 }
 
@@ -123,6 +124,11 @@ pub(crate) fn forget(ctx: u64) {
 }
 
 pub(crate) fn record(stream: &Arc<Stream>, event: u64, flags: u32) -> Res {
+    record_as(stream, event, flags, CUgraphEdgeData::default())
+}
+
+/// Records where the stream is; who waits for the event in a capture gets an edge with these data.
+pub(crate) fn record_as(stream: &Arc<Stream>, event: u64, flags: u32, data: CUgraphEdgeData) -> Res {
     let event = get(event)?;
     if flags & !EXTERNAL != 0 {
         return Err(Code::INVALID_VALUE);
@@ -135,8 +141,11 @@ pub(crate) fn record(stream: &Arc<Stream>, event: u64, flags: u32) -> Res {
         if flags & EXTERNAL != 0 {
             return stream::submit(stream, Work::RecordEvent(event)).map(drop);
         }
-        let (capture, nodes) = capture::position(stream)?;
-        *lock(&event.state) = State::Captured { capture, nodes };
+        let (capture, mut edges) = capture::position(stream)?;
+        if !data.is_ordinary() {
+            edges.iter_mut().for_each(|edge| edge.data = data);
+        }
+        *lock(&event.state) = State::Captured { capture, edges };
         return Ok(());
     }
     capture::legacy_allowed(stream)?;
@@ -150,8 +159,8 @@ pub(crate) fn wait(stream: &Arc<Stream>, event: u64, flags: u32) -> Res {
         return Err(Code::INVALID_VALUE);
     }
     let state = lock(&event.state).clone();
-    if let State::Captured { capture, nodes } = state {
-        return capture::join(stream, &capture, &nodes);
+    if let State::Captured { capture, edges } = state {
+        return capture::join(stream, &capture, &edges);
     }
     if capture::is_capturing(stream) {
         if flags & EXTERNAL == 0 {

@@ -34,11 +34,26 @@ pub(crate) struct Graph {
     pub(crate) held: Arc<Held>,
 }
 
+/// What a node comes after, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Edge {
+    pub(crate) before: u64,
+    pub(crate) data: CUgraphEdgeData,
+}
+
+impl Edge {
+    /// Edges as the functions take them: `data` may be NULL.
+    pub(crate) fn list(before: In<u64>, data: In<CUgraphEdgeData>, count: usize) -> Res<Vec<Edge>> {
+        let data_at = |index| if data.is_null() { Ok(CUgraphEdgeData::default()) } else { data.at(index) };
+        (0..count).map(|index| Ok(Edge { before: before.at(index)?, data: data_at(index)? })).collect()
+    }
+}
+
 #[derive(Clone)]
 pub(crate) struct Node {
     pub(crate) handle: u64,
     pub(crate) work: Work,
-    pub(crate) after: Vec<u64>,
+    pub(crate) after: Vec<Edge>,
     /// For a child graph, the graph to look at.
     child: Option<Arc<Graph>>,
     /// For a clone, the node it was made from.
@@ -70,24 +85,44 @@ fn work_of(node: u64) -> Res<Work> {
 }
 
 impl Graph {
-    pub(crate) fn add(self: &Arc<Self>, work: Work, after: &[u64]) -> Res<u64> {
+    pub(crate) fn add(self: &Arc<Self>, work: Work, after: &[Edge]) -> Res<u64> {
         self.add_node(work, after, None)
     }
 
-    fn add_node(self: &Arc<Self>, work: Work, after: &[u64], child: Option<Arc<Graph>>) -> Res<u64> {
-        let unique: BTreeSet<u64> = after.iter().copied().collect();
-        if unique.len() != after.len() || !self.has_all(after) {
+    fn add_node(self: &Arc<Self>, work: Work, after: &[Edge], child: Option<Arc<Graph>>) -> Res<u64> {
+        let unique: BTreeSet<u64> = after.iter().map(|edge| edge.before).collect();
+        if unique.len() != after.len() {
             return Err(Code::INVALID_VALUE);
         }
+        self.check_edges(&work, after)?;
         let handle = handles::mint();
         lock(&NODES).insert(handle, Arc::downgrade(self));
         lock(&self.nodes).push(Node { handle, work, after: after.to_vec(), child, origin: 0 });
         Ok(handle)
     }
 
-    pub(crate) fn has_all(&self, wanted: &[u64]) -> bool {
+    /// Whether edges may lead to this work: from nodes of the graph, and other than ordinary ones from kernel to
+    /// kernel alone.
+    fn check_edges(&self, work: &Work, after: &[Edge]) -> Res {
         let nodes = lock(&self.nodes);
-        wanted.iter().all(|handle| nodes.iter().any(|node| node.handle == *handle))
+        for Edge { before, data } in after {
+            let before = nodes.iter().find(|node| node.handle == *before).ok_or(Code::INVALID_VALUE)?;
+            let kernels = matches!((&before.work, work), (Work::Kernel(_), Work::Kernel(_)));
+            let known = [CUgraphEdgeData::PROGRAMMATIC, CUgraphEdgeData::LAUNCH_ORDER].contains(data);
+            if !data.is_ordinary() && !(kernels && known) {
+                return Err(Code::INVALID_VALUE);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn has_all(&self, wanted: &[Edge]) -> bool {
+        let nodes = lock(&self.nodes);
+        wanted.iter().all(|edge| nodes.iter().any(|node| node.handle == edge.before))
+    }
+
+    pub(crate) fn is_kernel(&self, handle: u64) -> bool {
+        self.with_node(handle, |node| matches!(node.work, Work::Kernel(_))).unwrap_or(false)
     }
 
     pub(crate) fn nodes(&self) -> Vec<Node> {
@@ -108,7 +143,7 @@ impl Graph {
             if found.insert(handle)
                 && let Some(node) = nodes.iter().find(|node| node.handle == handle)
             {
-                todo.extend(&node.after);
+                todo.extend(node.after.iter().map(|edge| edge.before));
             }
         }
         found
@@ -122,7 +157,7 @@ impl Graph {
         while !waiting.is_empty() {
             let before = waiting.len();
             waiting.retain(|node| {
-                let ready = node.after.iter().all(|handle| done.contains(handle));
+                let ready = node.after.iter().all(|edge| done.contains(&edge.before));
                 if ready {
                     done.insert(node.handle);
                     ordered.push(node.clone());
@@ -141,9 +176,11 @@ impl Graph {
         let copy = new_graph(is_child, self.held.clone());
         let nodes = self.nodes();
         let renamed: BTreeMap<u64, u64> = nodes.iter().map(|node| (node.handle, handles::mint())).collect();
+        let renew_edge =
+            |edge: &Edge| renamed.get(&edge.before).map(|before| Edge { before: *before, data: edge.data });
         let renew = |node: Node| Node {
             handle: renamed[&node.handle],
-            after: node.after.iter().filter_map(|handle| renamed.get(handle).copied()).collect(),
+            after: node.after.iter().filter_map(renew_edge).collect(),
             child: node.child.map(|child| child.duplicate(true)),
             origin: node.handle,
             work: node.work,
@@ -154,9 +191,10 @@ impl Graph {
         copy
     }
 
-    fn edges(&self) -> Vec<(u64, u64)> {
+    /// What each edge leads to, and the edge.
+    fn edges(&self) -> Vec<(u64, Edge)> {
         let nodes = lock(&self.nodes);
-        nodes.iter().flat_map(|node| node.after.iter().map(|before| (*before, node.handle))).collect()
+        nodes.iter().flat_map(|node| node.after.iter().map(|edge| (node.handle, *edge))).collect()
     }
 }
 
@@ -194,28 +232,59 @@ fn list_edges(
         return count.set(edges.len());
     }
     let room = count.get()?;
-    from.set_all(edges.iter().map(|edge| edge.0), room)?;
-    to.set_all(edges.iter().map(|edge| edge.1), room)?;
-    if !data.is_null() {
-        data.set_all(edges.iter().map(|_| CUgraphEdgeData::default()), room)?;
-    }
+    give_data(data, edges.iter().map(|(_, edge)| edge.data), room)?;
+    from.set_all(edges.iter().map(|(_, edge)| edge.before), room)?;
+    to.set_all(edges.iter().map(|(to, _)| *to), room)?;
     count.set(edges.len().min(room))
 }
 
-fn add_to(out: Out<u64>, graph: u64, after: In<u64>, count: usize, work: Work) -> Res {
-    out.set(get(graph)?.add(work, &after.list(count)?)?)
+/// Data of edges; whoever does not want them must not miss any.
+fn give_data(
+    out: Out<CUgraphEdgeData>,
+    data: impl Iterator<Item = CUgraphEdgeData> + Clone,
+    room: usize,
+) -> Res {
+    if !out.is_null() {
+        return out.set_all(data, room);
+    }
+    if data.clone().all(CUgraphEdgeData::is_ordinary) { Ok(()) } else { Err(Code::LOSSY_QUERY) }
 }
 
-fn change_edges(graph: u64, from: In<u64>, to: In<u64>, count: usize, add: bool) -> Res {
+/// The nodes at one end of some edges, and the edges' data.
+fn list_ends(
+    out: Out<u64>,
+    data: Out<CUgraphEdgeData>,
+    count: Out<usize>,
+    ends: &[(u64, CUgraphEdgeData)],
+) -> Res {
+    if !out.is_null() {
+        give_data(data, ends.iter().map(|end| end.1), count.get()?)?;
+    }
+    list(out, count, ends.iter().map(|end| end.0).collect())
+}
+
+fn add_to(out: Out<u64>, graph: u64, after: In<u64>, count: usize, work: Work) -> Res {
+    out.set(get(graph)?.add(work, &Edge::list(after, In::null(), count)?)?)
+}
+
+fn change_edges(
+    graph: u64,
+    from: In<u64>,
+    to: In<u64>,
+    data: In<CUgraphEdgeData>,
+    count: usize,
+    add: bool,
+) -> Res {
     let graph = get(graph)?;
-    for index in 0..count {
-        let (from, to) = (from.at(index)?, to.at(index)?);
-        if from == to || !graph.has_all(&[from]) {
+    for (index, edge) in Edge::list(from, data, count)?.into_iter().enumerate() {
+        let to = to.at(index)?;
+        if edge.before == to {
             return Err(Code::INVALID_VALUE);
         }
-        graph.with_node(to, |node| match (node.after.iter().position(|before| *before == from), add) {
+        graph.check_edges(&graph.with_node(to, |node| node.work.clone())?, &[edge])?;
+        graph.with_node(to, |node| match (node.after.iter().position(|known| *known == edge), add) {
             (None, true) => {
-                node.after.push(from);
+                node.after.push(edge);
                 Ok(())
             }
             (Some(place), false) => {
@@ -281,12 +350,11 @@ fn add_any(
     ctx: &Context,
     out: Out<u64>,
     graph: u64,
-    after: In<u64>,
-    count: usize,
+    after: &[Edge],
     params: In<NodeParams>,
 ) -> Res {
     let (work, child) = any_work(ctx, &params.get()?)?;
-    out.set(get(graph)?.add_node(work, &after.list(count)?, child)?)
+    out.set(get(graph)?.add_node(work, after, child)?)
 }
 
 pub(crate) fn host_work(params: In<CUDA_HOST_NODE_PARAMS>) -> Res<Work> {
@@ -367,7 +435,7 @@ api! {
     fn cuGraphAddChildGraphNode(out: Out<u64>, graph: u64, after: In<u64>, count: usize, child: u64) [init] {
         let copy = get(child)?.duplicate(true);
         let run = Arc::new(Run::of(&copy)?);
-        out.set(get(graph)?.add_node(Work::Graph(run), &after.list(count)?, Some(copy))?)
+        out.set(get(graph)?.add_node(Work::Graph(run), &Edge::list(after, In::null(), count)?, Some(copy))?)
     }
 
     fn cuGraphChildGraphNodeGetGraph(node: u64, out: Out<u64>) [init] {
@@ -376,21 +444,19 @@ api! {
     }
 
     fn cuGraphAddDependencies(graph: u64, from: In<u64>, to: In<u64>, count: usize) [init] {
-        change_edges(graph, from, to, count, true)
+        change_edges(graph, from, to, In::null(), count, true)
     }
 
     fn cuGraphAddDependencies_v2(
         graph: u64, from: In<u64>, to: In<u64>, data: In<CUgraphEdgeData>, count: usize,
     ) [init] {
-        let _ = data;
-        change_edges(graph, from, to, count, true)
+        change_edges(graph, from, to, data, count, true)
     }
 
     fn cuGraphRemoveDependencies_v2(
         graph: u64, from: In<u64>, to: In<u64>, data: In<CUgraphEdgeData>, count: usize,
     ) [init] {
-        let _ = data;
-        change_edges(graph, from, to, count, false)
+        change_edges(graph, from, to, data, count, false)
     }
 
     fn cuGraphDestroyNode(node: u64) [init] {
@@ -398,7 +464,7 @@ api! {
         let mut nodes = lock(&graph.nodes);
         nodes.retain(|other| other.handle != node);
         for other in nodes.iter_mut() {
-            other.after.retain(|before| *before != node);
+            other.after.retain(|edge| edge.before != node);
         }
         lock(&NODES).remove(&node);
         Ok(())
@@ -426,16 +492,17 @@ api! {
     fn cuGraphNodeGetDependencies_v2(
         node: u64, before: Out<u64>, data: Out<CUgraphEdgeData>, count: Out<usize>,
     ) [init] {
-        let _ = data;
-        list(before, count, owner(node)?.with_node(node, |node| node.after.clone())?)
+        let edges = owner(node)?.with_node(node, |node| node.after.clone())?;
+        let ends: Vec<_> = edges.iter().map(|edge| (edge.before, edge.data)).collect();
+        list_ends(before, data, count, &ends)
     }
 
     fn cuGraphNodeGetDependentNodes_v2(
         node: u64, after: Out<u64>, data: Out<CUgraphEdgeData>, count: Out<usize>,
     ) [init] {
-        let _ = data;
         let edges = owner(node)?.edges();
-        list(after, count, edges.iter().filter(|edge| edge.0 == node).map(|edge| edge.1).collect())
+        let mine = edges.iter().filter(|(_, edge)| edge.before == node);
+        list_ends(after, data, count, &mine.map(|(to, edge)| (*to, edge.data)).collect::<Vec<_>>())
     }
 
     fn cuGraphNodeGetType(node: u64, kind: Out<u32>) [init] {
@@ -491,14 +558,13 @@ api! {
     fn cuGraphAddNode(
         out: Out<u64>, graph: u64, after: In<u64>, count: usize, params: In<NodeParams>,
     ) [ctx context] {
-        add_any(context, out, graph, after, count, params)
+        add_any(context, out, graph, &Edge::list(after, In::null(), count)?, params)
     }
 
     fn cuGraphAddNode_v2(
         out: Out<u64>, graph: u64, after: In<u64>, edges: In<CUgraphEdgeData>, count: usize, params: In<NodeParams>,
     ) [ctx context] {
-        let _ = edges;
-        add_any(context, out, graph, after, count, params)
+        add_any(context, out, graph, &Edge::list(after, edges, count)?, params)
     }
 
     fn cuGraphNodeSetParams(node: u64, params: In<NodeParams>) [ctx context] {
@@ -535,8 +601,8 @@ api! {
         for node in graph.nodes() {
             dot += &format!("  n{:x} [label=\"type {}\"];\n", node.handle, node.work.node_type());
         }
-        for (from, to) in graph.edges() {
-            dot += &format!("  n{from:x} -> n{to:x};\n");
+        for (to, Edge { before, .. }) in graph.edges() {
+            dot += &format!("  n{before:x} -> n{to:x};\n");
         }
         dot += "}\n";
         std::fs::write(text(path)?, dot).map_err(|_| Code::OPERATING_SYSTEM)

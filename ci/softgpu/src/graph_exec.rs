@@ -164,8 +164,8 @@ fn update(exec: &Exec, graph: &Graph) -> Result<(), (u32, u64)> {
         if old.work.node_type() != node.work.node_type() {
             return Err((TYPE_CHANGED, node.handle));
         }
-        let before: Vec<_> = old.after.iter().map(|handle| place(&steps, *handle)).collect();
-        let after: Vec<_> = node.after.iter().map(|handle| place(&new, *handle)).collect();
+        let before: Vec<_> = old.after.iter().map(|edge| (place(&steps, edge.before), edge.data)).collect();
+        let after: Vec<_> = node.after.iter().map(|edge| (place(&new, edge.before), edge.data)).collect();
         if before != after {
             return Err((TOPOLOGY_CHANGED, node.handle));
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use softgpu_ptx::{Fault, Memory, Region};
 
-use crate::abi::{CUDA_KERNEL_NODE_PARAMS_v2, CUlaunchConfig, In};
+use crate::abi::{CUDA_KERNEL_NODE_PARAMS_v2, CUgraphEdgeData, CUlaunchConfig, In};
 use crate::attributes::{
     MAX_BLOCK, MAX_GRID, MAX_THREADS_PER_BLOCK, SHARED_PER_BLOCK, SHARED_PER_BLOCK_OPTIN, multiprocessors,
 };
@@ -34,6 +34,8 @@ const EXTRA_SIZE: usize = 2;
 /// Launch attributes that mean something here.
 const COOPERATIVE: u32 = 2;
 const CLUSTER_DIMENSION: u32 = 4;
+/// The launch may begin before what is before it has ended; here it never does, but captures show it.
+const STREAM_SERIALIZATION: u32 = 6;
 /// Both record an event some time during the launch; here, at its end.
 const PROGRAMMATIC_EVENT: u32 = 7;
 const LAUNCH_COMPLETION_EVENT: u32 = 12;
@@ -45,6 +47,8 @@ pub(crate) struct Launch {
     block: [u32; 3],
     cluster: [u32; 3],
     dynamic_shared: u32,
+    /// Asks for a programmatic edge from the kernel before it.
+    pub(crate) overlaps: bool,
     params: Vec<u8>,
     /// Pointers into `params`, for the graph functions that hand them out.
     pointers: Vec<usize>,
@@ -56,6 +60,7 @@ struct Shape {
     cluster: [u32; 3],
     dynamic_shared: u32,
     cooperative: bool,
+    overlaps: bool,
 }
 
 impl Launch {
@@ -69,6 +74,7 @@ impl Launch {
             block: shape.block,
             cluster: shape.cluster,
             dynamic_shared: shape.dynamic_shared,
+            overlaps: shape.overlaps,
             function,
             params,
             pointers,
@@ -83,6 +89,7 @@ impl Launch {
             cluster: [1; 3],
             dynamic_shared: p.sharedMemBytes,
             cooperative: false,
+            overlaps: false,
         };
         let params = collect(&function, In::from_raw(p.kernelParams), In::from_raw(p.extra))?;
         Launch::new(function, &shape, params).map(Arc::new)
@@ -323,6 +330,7 @@ api! {
             cluster: [1; 3],
             dynamic_shared,
             cooperative: false,
+            overlaps: false,
         };
         launch(context, function, handle, shape, params, extra)
     }
@@ -337,6 +345,7 @@ api! {
             cluster: [1; 3],
             dynamic_shared,
             cooperative: true,
+            overlaps: false,
         };
         launch(context, function, handle, shape, params, In::null())
     }
@@ -348,18 +357,25 @@ api! {
         let cooperative = |attribute: &crate::abi::CUlaunchAttribute| {
             attribute.id == COOPERATIVE && attribute.value[0] as u32 != 0
         };
+        let overlaps = |attribute: &crate::abi::CUlaunchAttribute| {
+            attribute.id == STREAM_SERIALIZATION && attribute.value[0] as u32 != 0
+        };
         let shape = Shape {
             grid: [config.gridDimX, config.gridDimY, config.gridDimZ],
             block: [config.blockDimX, config.blockDimY, config.blockDimZ],
             cluster: cluster_of(&config)?,
             dynamic_shared: config.sharedMemBytes,
             cooperative: attributes_of(&config)?.iter().any(cooperative),
+            overlaps: attributes_of(&config)?.iter().any(overlaps),
         };
         launch(context, function, config.hStream, shape, params, extra)?;
         for attribute in attributes_of(&config)? {
-            if matches!(attribute.id, PROGRAMMATIC_EVENT | LAUNCH_COMPLETION_EVENT) {
-                event::record(&stream::get(context, config.hStream)?, attribute.value[0], 0)?;
-            }
+            let data = match attribute.id {
+                PROGRAMMATIC_EVENT => CUgraphEdgeData::PROGRAMMATIC,
+                LAUNCH_COMPLETION_EVENT => CUgraphEdgeData::LAUNCH_ORDER,
+                _ => continue,
+            };
+            event::record_as(&stream::get(context, config.hStream)?, attribute.value[0], 0, data)?;
         }
         Ok(())
     }

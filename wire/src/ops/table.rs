@@ -291,16 +291,18 @@ crate::ops! {
 
     async 0x0701 CaptureBegin capture_begin ["cuStreamBeginCapture_v2"]
         { stream: using Stream, mode: u32, reserved: u32 };
-    /// Captures into an existing graph; the tail: `dependencies` × node handle.
+    /// Captures into an existing graph; the tail: `dependencies` × node handle, then as many × edge data.
+    ///
+    /// Edge data are the 8 bytes of a `CUgraphEdgeData`, here and in all that follows: all zero is an ordinary edge.
     sync 0x0702 CaptureBeginTo capture_begin_to ["cuStreamBeginCaptureToGraph"]
         { stream: using Stream, graph: using Graph, mode: u32, dependencies: u32 };
     sync 0x0703 CaptureEnd capture_end ["cuStreamEndCapture"]
         { stream: using Stream, graph: new Graph };
     /// `graph` names the graph being captured into from now on. The reply's tail: node handles,
-    /// new ones taken from `first_node` on.
+    /// new ones taken from `first_node` on; then the data of the edges from each.
     sync 0x0704 CaptureInfo capture_info ["cuStreamGetCaptureInfo_v2", "cuStreamGetCaptureInfo_v3"]
         { stream: using Stream, graph: u64, first_node: u64 } -> CaptureInfoReply { status: u32, dependencies: u32, id: u64, graph: u64 };
-    /// The tail: node handles.
+    /// The tail: `dependencies` × node handle, then as many × edge data.
     sync 0x0705 CaptureUpdate capture_update ["cuStreamUpdateCaptureDependencies_v2"]
         { stream: using Stream, dependencies: u32, flags: u32 };
     async 0x0711 GraphCreate graph_create ["cuGraphCreate"]
@@ -317,33 +319,36 @@ crate::ops! {
         { exec: using GraphExec, stream: using Stream };
     async 0x0717 GraphExecDestroy graph_exec_destroy ["cuGraphExecDestroy"]
         { exec: end GraphExec };
+    /// A `result` other than 0 says why the driver refused the update (`CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE`), with
+    /// the nodes that are the cause, 0 where there is none or it has no name.
     sync 0x0718 GraphExecUpdate graph_exec_update ["cuGraphExecUpdate_v2"]
-        { exec: using GraphExec, graph: using Graph } -> ExecUpdateReply { result: u32, reserved: u32 };
+        { exec: using GraphExec, graph: using Graph } -> ExecUpdateReply { result: u32, reserved: u32, node: u64, from: u64 };
     /// `roots` 1: root nodes alone. The reply's tail: node handles, new ones from `first_node` on
     /// in the order met.
     sync 0x0719 GraphNodes graph_nodes ["cuGraphGetNodes", "cuGraphGetRootNodes"]
         { graph: using Graph, first_node: u64, roots: u32, reserved: u32 } -> GraphNodesReply { count: u32, made: u32 };
-    /// The reply's tail: pairs of node handles.
+    /// The reply's tail: `count` × a pair of node handles, then `count` × edge data.
     sync 0x071a GraphEdges graph_edges ["cuGraphGetEdges_v2"]
         { graph: using Graph, first_node: u64 } -> GraphEdgesReply { count: u32, made: u32 };
     sync 0x071b NodeType node_type ["cuGraphNodeGetType"; cache Forever]
         { node: using GraphNode } -> NodeTypeReply { kind: u32, reserved: u32 };
-    /// `forward` 1: dependents, 0: dependencies. The reply's tail: node handles.
+    /// `forward` 1: dependents, 0: dependencies. The reply's tail: `count` × node handle, then `count` × edge data.
     sync 0x071c NodeNeighbours node_neighbours ["cuGraphNodeGetDependencies_v2", "cuGraphNodeGetDependentNodes_v2"]
         { node: using GraphNode, first_node: u64, forward: u32, reserved: u32 } -> NeighboursReply { count: u32, made: u32 };
-    /// The tail: `dependencies` × node handle, then the parameter buffer.
+    /// The tail: `dependencies` × node handle, as many × edge data, then the parameter buffer.
     sync 0x071d AddKernelNode add_kernel_node ["cuGraphAddKernelNode_v2", "cuGraphAddNode_v2"]
         { graph: using Graph, node: new GraphNode, function: using Function, context: using Context, grid: Dim3, block: Dim3, shared_bytes: u32, parameter_bytes: u32, dependencies: u32, reserved: u32 };
-    /// Device memory on both sides, or mirrored host memory. The tail: node handles.
+    /// Device memory on both sides, or mirrored host memory. The tail, here and for the other nodes:
+    /// `dependencies` × node handle, then as many × edge data.
     sync 0x071e AddMemcpyNode add_memcpy_node ["cuGraphAddMemcpyNode", "cuGraphAddNode_v2"]
         { graph: using Graph, node: new GraphNode, context: using Context, destination: u64, destination_pitch: u64, destination_height: u64, source: u64, source_pitch: u64, source_height: u64, width: u64, height: u64, depth: u64, dependencies: u32, reserved: u32 };
     sync 0x071f AddMemsetNode add_memset_node ["cuGraphAddMemsetNode", "cuGraphAddNode_v2"]
         { graph: using Graph, node: new GraphNode, context: using Context, destination: u64, pitch: u64, width: u64, height: u64, value: u32, element: u32, dependencies: u32, reserved: u32 };
     /// `kind`: 0 empty, 1 host function (asked for under `function`), 2 child graph (`object`),
-    /// 3 event record, 4 event wait (`object`). The tail: node handles.
+    /// 3 event record, 4 event wait (`object`).
     sync 0x0720 AddNode add_node ["cuGraphAddEmptyNode", "cuGraphAddHostNode", "cuGraphAddChildGraphNode", "cuGraphAddEventRecordNode", "cuGraphAddEventWaitNode", "cuGraphAddNode_v2"]
         { graph: using Graph, node: new GraphNode, object: u64, function: u64, kind: u32, dependencies: u32 };
-    /// The tail: `count` × from-handle, then `count` × to-handle.
+    /// The tail: `count` × from-handle, `count` × to-handle, then `count` × edge data.
     sync 0x0721 AddDependencies add_dependencies ["cuGraphAddDependencies_v2", "cuGraphRemoveDependencies_v2"]
         { graph: using Graph, count: u32, remove: u32 };
     sync 0x0722 NodeDestroy node_destroy ["cuGraphDestroyNode"]

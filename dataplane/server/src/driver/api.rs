@@ -13,7 +13,7 @@ use cudarc::driver::sys::{
 use libloading::Library;
 
 use super::layouts::{
-    AccessDesc, AllocationProp, Array3d, EdgeData, ExecUpdate, HostFunction, HostNode, KernelNode,
+    AccessDesc, AllocationProp, Array3d, EdgeData, ExecUpdate, HostFunction, HostNode, KernelNode, NodeParams,
     LaunchConfig, Memcpy3d, MemsetNode, Resource, StreamAttribute, TensorMap, Texture, View,
 };
 use super::load::LoadError;
@@ -213,6 +213,7 @@ driver! {
         fn cuGraphAddChildGraphNode(node: *mut CUgraphNode, graph: CUgraph, dependencies: *const CUgraphNode, count: usize, child: CUgraph);
         fn cuGraphAddEventRecordNode(node: *mut CUgraphNode, graph: CUgraph, dependencies: *const CUgraphNode, count: usize, event: CUevent);
         fn cuGraphAddEventWaitNode(node: *mut CUgraphNode, graph: CUgraph, dependencies: *const CUgraphNode, count: usize, event: CUevent);
+        fn cuGraphAddNode_v2(node: *mut CUgraphNode, graph: CUgraph, dependencies: *const CUgraphNode, edges: *const EdgeData, count: usize, params: *mut NodeParams);
         fn cuGraphAddDependencies_v2(graph: CUgraph, from: *const CUgraphNode, to: *const CUgraphNode, edges: *const EdgeData, count: usize);
         fn cuGraphRemoveDependencies_v2(graph: CUgraph, from: *const CUgraphNode, to: *const CUgraphNode, edges: *const EdgeData, count: usize);
         fn cuGraphDestroyNode(node: CUgraphNode);

@@ -2,8 +2,9 @@
 //! with Rust enums inside, which must never hold a number that has not been checked.
 
 use std::ffi::c_void;
+use std::mem::MaybeUninit;
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// `CUmemLocation`; `kind` 1 is a device.
 #[derive(Clone, Copy, Debug)]
@@ -181,8 +182,51 @@ pub struct HostNode {
 /// `CUhostFn`.
 pub type HostFunction = unsafe extern "C" fn(*mut c_void);
 
+/// `CUDA_MEMCPY_NODE_PARAMS`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct MemcpyNode {
+    pub flags: i32,
+    pub reserved: i32,
+    pub context: *mut c_void,
+    pub copy: Memcpy3d,
+}
+
+/// `CUDA_MEMSET_NODE_PARAMS_v2`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct MemsetNodeV2 {
+    pub memset: MemsetNode,
+    pub context: *mut c_void,
+}
+
+/// `CUgraphNodeParams`: a `CUgraphNodeType`, and room for the parameters of each.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct NodeParams {
+    kind: u32,
+    reserved: [u32; 3],
+    /// What lies between the fields of the parameters may be anything.
+    room: [MaybeUninit<u64>; 29],
+    end: u64,
+}
+
+impl NodeParams {
+    /// `params` are what the driver takes for this kind. What they point to, they go on pointing to.
+    #[must_use]
+    pub fn of<T: Copy>(kind: u32, params: T) -> Self {
+        const { assert!(size_of::<T>() <= 29 * 8 && align_of::<T>() <= 8) };
+        let mut all = Self { kind, reserved: [0; 3], room: [MaybeUninit::zeroed(); 29], end: 0 };
+        // SAFETY: there is room, aligned as the widest member of the driver's union.
+        unsafe { all.room.as_mut_ptr().cast::<T>().write(params) };
+        all
+    }
+}
+
 /// `CUgraphEdgeData`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 #[repr(C)]
 pub struct EdgeData {
     pub from_port: u8,
@@ -273,6 +317,10 @@ const _: () = {
     assert!(size_of::<Memcpy3d>() == size_of::<sys::CUDA_MEMCPY3D>());
     assert!(size_of::<KernelNode>() == size_of::<sys::CUDA_KERNEL_NODE_PARAMS>());
     assert!(size_of::<MemsetNode>() == size_of::<sys::CUDA_MEMSET_NODE_PARAMS>());
+    assert!(size_of::<MemcpyNode>() == size_of::<sys::CUDA_MEMCPY_NODE_PARAMS>());
+    assert!(size_of::<MemsetNodeV2>() == size_of::<sys::CUDA_MEMSET_NODE_PARAMS_v2>());
+    assert!(size_of::<KernelNode>() == size_of::<sys::CUDA_KERNEL_NODE_PARAMS_v3>());
+    assert!(size_of::<NodeParams>() == size_of::<sys::CUgraphNodeParams>());
     assert!(size_of::<EdgeData>() == size_of::<sys::CUgraphEdgeData>());
     assert!(size_of::<ExecUpdate>() == size_of::<sys::CUgraphExecUpdateResultInfo>());
     assert!(size_of::<Array3d>() == size_of::<sys::CUDA_ARRAY3D_DESCRIPTOR>());

@@ -34,6 +34,7 @@ pub const NOT_FOUND: Status = 500;
 pub const NOT_READY: Status = 600;
 pub const NOT_SUPPORTED: Status = 801;
 pub const CAPTURE_UNSUPPORTED: Status = 900;
+pub const GRAPH_EXEC_UPDATE_FAILURE: Status = 910;
 pub const UNKNOWN: Status = 999;
 
 /// A driver's answer as a `Result`.

@@ -11,8 +11,9 @@ use crate::driver::layouts::{HostNode, Memcpy3d, MemsetNode, Side, StreamAttribu
 use crate::driver::{INVALID_VALUE, NOT_SUPPORTED, UNKNOWN};
 
 /// `CUlaunchAttributeID` numbers that a node may be asked for: those whose values hold no handle. Access policy,
-/// cooperative, cluster dimension and scheduling, priority, memory domains, preferred cluster, carve-out.
-const ATTRIBUTES: [u32; 9] = [1, 2, 4, 5, 8, 9, 10, 11, 14];
+/// cooperative, cluster dimension and scheduling, programmatic stream serialization, priority, memory domains,
+/// preferred cluster, carve-out.
+const ATTRIBUTES: [u32; 10] = [1, 2, 4, 5, 6, 8, 9, 10, 11, 14];
 
 impl Gpu {
     /// The driver's node, and the executable graph if one is named.

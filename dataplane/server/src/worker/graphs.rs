@@ -9,30 +9,39 @@ use std::io::Read;
 
 use cudarc::driver::sys::{CUgraph, CUgraphNode};
 use fusewire_wire::ops::table::{
-    AddDependencies, AddKernelNode, AddMemcpyNode, AddMemsetNode, AddNode, CaptureBeginTo, CaptureInfo,
-    CaptureInfoReply, CaptureUpdate, GraphEdges, GraphInstantiate, GraphNodes, KernelNodeReply,
-    NODE_HANDLE_STEP, NodeNeighbours, NodeSetKernel,
+    AddKernelNode, AddMemcpyNode, AddMemsetNode, AddNode, CaptureBeginTo, CaptureInfo,
+    CaptureInfoReply, CaptureUpdate, ExecUpdateReply, GraphInstantiate, GraphNodes, KernelNodeReply, NODE_HANDLE_STEP,
+    NodeSetKernel,
 };
 use fusewire_wire::ops::{Answer, Call, Dim3, Nothing, Status};
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::IntoBytes;
 
 use super::gpu::{Exec, Gpu, Graph, Node};
+use super::graph_edges::{Dependencies, MAX_DEPENDENCIES, listed};
 use super::handles::MAX_OBJECTS;
 use super::hostfunc;
 use super::launch::{Extra, PARAM_END, PARAM_POINTER, PARAM_SIZE, dims};
-use crate::driver::layouts::{EdgeData, ExecUpdate, HostNode, KernelNode, Memcpy3d, MemsetNode, Side};
-use crate::driver::{INVALID_VALUE, NOT_SUPPORTED, OUT_OF_MEMORY};
+use crate::driver::layouts::{
+    EdgeData, ExecUpdate, HostNode, KernelNode, Memcpy3d, MemcpyNode, MemsetNode, MemsetNodeV2, NodeParams,
+    Side,
+};
+use crate::driver::{GRAPH_EXEC_UPDATE_FAILURE, INVALID_VALUE, NOT_SUPPORTED, OUT_OF_MEMORY};
 
 /// `CU_STREAM_CAPTURE_MODE_RELAXED`.
 pub(super) const RELAXED: u32 = 2;
 /// Highest capture mode.
 const LAST_MODE: u32 = 2;
-/// Dependencies of a node at most.
-const MAX_DEPENDENCIES: u32 = 1 << 20;
 /// Instantiation flags that are carried: free on launch, launch from the device, priorities of nodes. Upload needs
 /// a stream, and happens at the first launch anyway.
 const INSTANTIATE_FLAGS: u64 = 1 | 4 | 8;
 const INSTANTIATE_UPLOAD: u64 = 2;
+
+/// A node to be added.
+struct New {
+    graph: CUgraph,
+    node: u64,
+    dependencies: Dependencies,
+}
 
 impl Gpu {
     pub(super) fn capture_begin(&mut self, stream: u64, mode: u32) -> Result<(), Status> {
@@ -59,12 +68,12 @@ impl Gpu {
             return Err(INVALID_VALUE);
         }
         let graph = self.graphs.get(record.graph)?.raw;
-        let dependencies = self.nodes_of(tail, record.dependencies)?;
+        let (dependencies, _) = self.dependencies_of(tail, record.dependencies)?;
         let (id, raw) = self.stream(record.stream)?;
-        // SAFETY: stream, graph and nodes are live. No edge data: ordinary edges.
+        // SAFETY: stream, graph and nodes are live; the arrays are as long as is said.
         let status = unsafe {
-            let (nodes, count) = (dependencies.as_ptr(), dependencies.len());
-            self.d.cuStreamBeginCaptureToGraph(raw, graph, nodes, std::ptr::null(), count, RELAXED)
+            let (nodes, count) = (dependencies.nodes.as_ptr(), dependencies.nodes.len());
+            self.d.cuStreamBeginCaptureToGraph(raw, graph, nodes, dependencies.edges(), count, RELAXED)
         };
         self.ok(status)?;
         self.began(id)
@@ -136,15 +145,20 @@ impl Gpu {
                 record.graph
             }
         };
-        let nodes = if nodes.is_null() || count > MAX_DEPENDENCIES as usize {
-            Vec::new()
-        } else {
-            // SAFETY: the driver's array, good until the next call on the stream.
-            unsafe { std::slice::from_raw_parts(nodes, count) }.to_vec()
-        };
-        let (names, _) = self.name_nodes(&nodes, graph, record.first_node)?;
+        let count = if nodes.is_null() || count > MAX_DEPENDENCIES as usize { 0 } else { count };
+        let (mut list, mut data) = (Vec::new(), vec![EdgeData::default(); count]);
+        if count != 0 {
+            // SAFETY: the driver's arrays, good until the next call on the stream; that of the edges may be missing.
+            unsafe {
+                list = std::slice::from_raw_parts(nodes, count).to_vec();
+                if !edges.is_null() {
+                    data = std::slice::from_raw_parts(edges, count).to_vec();
+                }
+            }
+        }
+        let (names, _) = self.name_nodes(&list, graph, record.first_node)?;
         reply.dependencies = names.len() as u32;
-        Ok(Answer::Now(reply, names.as_bytes().to_vec()))
+        Ok(Answer::Now(reply, listed(&names, &data)))
     }
 
     pub(super) fn capture_update(&mut self, record: &CaptureUpdate, tail: &[u8]) -> Result<(), Status> {
@@ -152,12 +166,13 @@ impl Gpu {
         if record.flags > 1 {
             return Err(INVALID_VALUE);
         }
-        let mut nodes = self.nodes_of(tail, record.dependencies)?;
+        let (mut dependencies, _) = self.dependencies_of(tail, record.dependencies)?;
         let (_, raw) = self.stream(record.stream)?;
-        // SAFETY: stream and nodes are live.
+        let (edges, count) = (dependencies.edges(), dependencies.nodes.len());
+        // SAFETY: stream and nodes are live; the arrays are as long as is said.
         let status = unsafe {
-            let (start, count) = (nodes.as_mut_ptr(), nodes.len());
-            self.d.cuStreamUpdateCaptureDependencies_v2(raw, start, std::ptr::null(), count, record.flags)
+            let nodes = dependencies.nodes.as_mut_ptr();
+            self.d.cuStreamUpdateCaptureDependencies_v2(raw, nodes, edges, count, record.flags)
         };
         self.ok(status)
     }
@@ -254,32 +269,25 @@ impl Gpu {
         }
     }
 
-    pub(super) fn graph_exec_update(&mut self, exec: u64, graph: u64) -> Result<u32, (Status, u32)> {
-        let plain = |status| (status, 0);
-        let graph = self.graphs.get(graph).map_err(plain)?.raw;
-        let (exec, context) = self.execs.get(exec).map(|exec| (exec.raw, exec.context)).map_err(plain)?;
-        self.enter(context).map_err(plain)?;
+    /// An update that the driver refuses for what the graph looks like is an answer, not a failure: the reason
+    /// travels with it, and the nodes that are its cause if they have names.
+    pub(super) fn graph_exec_update(&mut self, exec: u64, graph: u64) -> Result<ExecUpdateReply, Status> {
+        /// `CU_GRAPH_EXEC_UPDATE_ERROR`.
+        const UNNAMED: u32 = 1;
+        let graph = self.graphs.get(graph)?.raw;
+        let (exec, context) = self.execs.get(exec).map(|exec| (exec.raw, exec.context))?;
+        self.enter(context)?;
         let null = std::ptr::null_mut();
-        let mut result = ExecUpdate { result: 0, node: null, from: null };
+        let mut info = ExecUpdate { result: 0, node: null, from: null };
         // SAFETY: both are live, the result is a live place.
-        let status = unsafe { self.d.cuGraphExecUpdate_v2(exec, graph, &raw mut result) };
-        self.ok(status).map_err(|status| (status, result.result))?;
-        Ok(result.result)
-    }
-
-    /// The driver's nodes for a list of ours.
-    fn nodes_of(&self, tail: &[u8], count: u32) -> Result<Vec<CUgraphNode>, Status> {
-        if count > MAX_DEPENDENCIES {
-            return Err(INVALID_VALUE);
+        let status = unsafe { self.d.cuGraphExecUpdate_v2(exec, graph, &raw mut info) };
+        if status != GRAPH_EXEC_UPDATE_FAILURE {
+            self.ok(status)?;
+            return Ok(ExecUpdateReply { result: 0, reserved: 0, node: 0, from: 0 });
         }
-        let names = tail.get(..count as usize * 8).ok_or(INVALID_VALUE)?;
-        names
-            .chunks_exact(8)
-            .map(|name| {
-                let name = u64::read_from_bytes(name).map_err(|_| INVALID_VALUE)?;
-                Ok(self.nodes.get(name)?.raw)
-            })
-            .collect()
+        let name = |node: *mut c_void| self.node_names.get(&(node as usize)).copied().unwrap_or(0);
+        let result = if info.result == 0 { UNNAMED } else { info.result };
+        Ok(ExecUpdateReply { result, reserved: 0, node: name(info.node), from: name(info.from) })
     }
 
     /// Our names for the driver's nodes, new ones from `first` on. Gives how many are new, too.
@@ -348,32 +356,6 @@ impl Gpu {
         Ok(nodes)
     }
 
-    pub(super) fn graph_edges(&mut self, record: &GraphEdges) -> Result<(u32, u32, Vec<u8>), Status> {
-        let graph = self.graphs.get(record.graph)?.raw;
-        let mut count = 0usize;
-        let (none, no_edges) = (std::ptr::null_mut(), std::ptr::null_mut());
-        // SAFETY: a live graph; no arrays, only the count.
-        let status = unsafe { self.d.cuGraphGetEdges_v2(graph, none, none, no_edges, &raw mut count) };
-        self.ok(status)?;
-        if count > MAX_OBJECTS {
-            return Err(OUT_OF_MEMORY);
-        }
-        let (mut from, mut to) = (vec![std::ptr::null_mut(); count], vec![std::ptr::null_mut(); count]);
-        let mut edges = vec![EdgeData::default(); count];
-        if count != 0 {
-            // SAFETY: as many places as count says.
-            let status = unsafe {
-                let (from, to) = (from.as_mut_ptr(), to.as_mut_ptr());
-                self.d.cuGraphGetEdges_v2(graph, from, to, edges.as_mut_ptr(), &raw mut count)
-            };
-            self.ok(status)?;
-        }
-        let nodes: Vec<CUgraphNode> =
-            from.into_iter().zip(to).take(count).flat_map(|(f, t)| [f, t]).collect();
-        let (names, made) = self.name_nodes(&nodes, graph, record.first_node)?;
-        Ok((count as u32, made, names.as_bytes().to_vec()))
-    }
-
     pub(super) fn node_type(&mut self, node: u64) -> Result<u32, Status> {
         let node = self.nodes.get(node)?.raw;
         let mut kind = 0;
@@ -383,58 +365,57 @@ impl Gpu {
         Ok(kind)
     }
 
-    pub(super) fn node_neighbours(&mut self, record: &NodeNeighbours) -> Result<(u32, u32, Vec<u8>), Status> {
-        let (node, graph) = self.nodes.get(record.node).map(|node| (node.raw, node.graph as CUgraph))?;
-        let d = self.d;
-        let list = |nodes: *mut CUgraphNode, count: *mut usize| {
-            // Edge data are asked for, so that edges that have some are not refused, and dropped.
-            // SAFETY: count is live.
-            let wanted = if nodes.is_null() { 0 } else { unsafe { *count } };
-            let mut edges = vec![EdgeData::default(); wanted];
-            let edges = if nodes.is_null() { std::ptr::null_mut() } else { edges.as_mut_ptr() };
-            // SAFETY: a live node; the arrays are null, or have as many places as count says.
-            unsafe {
-                match record.forward {
-                    0 => d.cuGraphNodeGetDependencies_v2(node, nodes, edges, count),
-                    _ => d.cuGraphNodeGetDependentNodes_v2(node, nodes, edges, count),
-                }
-            }
-        };
-        let nodes = self.list_nodes(list)?;
-        let (names, made) = self.name_nodes(&nodes, graph, record.first_node)?;
-        Ok((names.len() as u32, made, names.as_bytes().to_vec()))
-    }
-
-    /// What every operation that adds a node begins with.
-    fn new_node(
+    /// What every operation that adds a node begins with; and the rest of the tail.
+    fn new_node<'a>(
         &mut self,
         graph: u64,
         node: u64,
-        tail: &[u8],
+        tail: &'a [u8],
         dependencies: u32,
-    ) -> Result<(CUgraph, Vec<CUgraphNode>), Status> {
+    ) -> Result<(New, &'a [u8]), Status> {
         self.mint("graph node", node, self.nodes.has(node))?;
-        Ok((self.graphs.get(graph)?.raw, self.nodes_of(tail, dependencies)?))
+        let graph = self.graphs.get(graph)?.raw;
+        let (dependencies, rest) = self.dependencies_of(tail, dependencies)?;
+        Ok((New { graph, node, dependencies }, rest))
+    }
+
+    /// What every operation that adds a node ends with: it is added by the function for its kind (where it goes,
+    /// its dependencies, how many), or, if an edge to it is not an ordinary one, by the function that takes such
+    /// edges. Everything that `params` names has to be live.
+    fn add_new(
+        &mut self,
+        new: &New,
+        mut params: NodeParams,
+        plain: impl FnOnce(*mut CUgraphNode, *const CUgraphNode, usize) -> Status,
+    ) -> Result<(), Status> {
+        let mut raw = std::ptr::null_mut();
+        let New { graph, node, dependencies } = new;
+        let (nodes, count) = (dependencies.nodes.as_ptr(), dependencies.nodes.len());
+        let status = if dependencies.are_ordinary() {
+            plain(&raw mut raw, nodes, count)
+        } else {
+            let (edges, params) = (dependencies.edges(), &raw mut params);
+            // SAFETY: everything named is live, and copied by the driver; the arrays are as long as is said.
+            unsafe { self.d.cuGraphAddNode_v2(&raw mut raw, *graph, nodes, edges, count, params) }
+        };
+        self.ok(status)?;
+        self.add_node(*node, raw, *graph);
+        Ok(())
     }
 
     pub(super) fn add_kernel_node(&mut self, record: &AddKernelNode, tail: &[u8]) -> Result<(), Status> {
-        let (graph, dependencies) = self.new_node(record.graph, record.node, tail, record.dependencies)?;
-        let buffer = tail.get(record.dependencies as usize * 8..).ok_or(INVALID_VALUE)?;
+        let (new, buffer) = self.new_node(record.graph, record.node, tail, record.dependencies)?;
         let (function, buffer) = self.function_with(record.function, buffer, record.parameter_bytes)?;
         let context = self.enter(record.context)?;
         let mut extra = Extra::new(buffer);
         let params =
             self.kernel_node(record.function, function, record.grid, record.block, record.shared_bytes);
         let params = KernelNode { extra: extra.as_mut_ptr(), context: context.cast(), ..params? };
-        let mut raw = std::ptr::null_mut();
-        // SAFETY: everything named is live, and copied by the driver.
-        let status = unsafe {
-            let (nodes, count) = (dependencies.as_ptr(), dependencies.len());
-            self.d.cuGraphAddKernelNode_v2(&raw mut raw, graph, nodes, count, &raw const params)
-        };
-        self.ok(status)?;
-        self.add_node(record.node, raw, graph);
-        Ok(())
+        let (d, graph) = (self.d, new.graph);
+        self.add_new(&new, NodeParams::of(0, params), |out, nodes, count| {
+            // SAFETY: everything named is live, and copied by the driver.
+            unsafe { d.cuGraphAddKernelNode_v2(out, graph, nodes, count, &raw const params) }
+        })
     }
 
     /// A kernel node's parameters, without the buffer: a kernel of a library has a field of its own.
@@ -461,7 +442,7 @@ impl Gpu {
     }
 
     pub(super) fn add_memcpy_node(&mut self, record: &AddMemcpyNode, tail: &[u8]) -> Result<(), Status> {
-        let (graph, dependencies) = self.new_node(record.graph, record.node, tail, record.dependencies)?;
+        let (new, _) = self.new_node(record.graph, record.node, tail, record.dependencies)?;
         let extent = (record.width, record.height, record.depth);
         let (to, from) = (
             (record.destination_pitch, record.destination_height),
@@ -477,19 +458,16 @@ impl Gpu {
             height: record.height as usize,
             depth: record.depth as usize,
         };
-        let mut raw = std::ptr::null_mut();
-        // SAFETY: everything named is live, and copied by the driver; the ranges were checked.
-        let status = unsafe {
-            let (nodes, count) = (dependencies.as_ptr(), dependencies.len());
-            self.d.cuGraphAddMemcpyNode(&raw mut raw, graph, nodes, count, &raw const copy, context)
-        };
-        self.ok(status)?;
-        self.add_node(record.node, raw, graph);
-        Ok(())
+        let params = NodeParams::of(1, MemcpyNode { flags: 0, reserved: 0, context: context.cast(), copy });
+        let (d, graph) = (self.d, new.graph);
+        self.add_new(&new, params, |out, nodes, count| {
+            // SAFETY: everything named is live, and copied by the driver; the ranges were checked.
+            unsafe { d.cuGraphAddMemcpyNode(out, graph, nodes, count, &raw const copy, context) }
+        })
     }
 
     pub(super) fn add_memset_node(&mut self, record: &AddMemsetNode, tail: &[u8]) -> Result<(), Status> {
-        let (graph, dependencies) = self.new_node(record.graph, record.node, tail, record.dependencies)?;
+        let (new, _) = self.new_node(record.graph, record.node, tail, record.dependencies)?;
         let row = record.width.checked_mul(u64::from(record.element)).ok_or(INVALID_VALUE)?;
         if !matches!(record.element, 1 | 2 | 4) {
             return Err(INVALID_VALUE);
@@ -497,7 +475,7 @@ impl Gpu {
         let rows = (record.pitch, record.height);
         self.covered_rect(record.destination, (0, 0, 0), rows, (row, record.height, 1))?;
         let context = self.enter(record.context)?;
-        let params = MemsetNode {
+        let memset = MemsetNode {
             destination: record.destination,
             pitch: record.pitch as usize,
             value: record.value,
@@ -505,68 +483,54 @@ impl Gpu {
             width: record.width as usize,
             height: record.height as usize,
         };
-        let mut raw = std::ptr::null_mut();
-        // SAFETY: everything named is live, and copied by the driver; the range was checked.
-        let status = unsafe {
-            let (nodes, count) = (dependencies.as_ptr(), dependencies.len());
-            self.d.cuGraphAddMemsetNode(&raw mut raw, graph, nodes, count, &raw const params, context)
-        };
-        self.ok(status)?;
-        self.add_node(record.node, raw, graph);
-        Ok(())
+        let params = NodeParams::of(2, MemsetNodeV2 { memset, context: context.cast() });
+        let (d, graph) = (self.d, new.graph);
+        self.add_new(&new, params, |out, nodes, count| {
+            // SAFETY: everything named is live, and copied by the driver; the range was checked.
+            unsafe { d.cuGraphAddMemsetNode(out, graph, nodes, count, &raw const memset, context) }
+        })
     }
 
     pub(super) fn add_plain_node(&mut self, call: Call, record: &AddNode, tail: &[u8]) -> Result<(), Status> {
-        let (graph, dependencies) = self.new_node(record.graph, record.node, tail, record.dependencies)?;
-        let (nodes, count) = (dependencies.as_ptr(), dependencies.len());
-        let mut raw = std::ptr::null_mut();
-        let out = &raw mut raw;
-        // SAFETY (all arms): everything named is live, and copied by the driver.
-        let status = match record.kind {
-            // SAFETY: see above.
-            0 => unsafe { self.d.cuGraphAddEmptyNode(out, graph, nodes, count) },
+        let (new, _) = self.new_node(record.graph, record.node, tail, record.dependencies)?;
+        let (d, graph) = (self.d, new.graph);
+        match record.kind {
+            0 => self.add_new(&new, NodeParams::of(5, ()), |out, nodes, count| {
+                // SAFETY: everything named is live.
+                unsafe { d.cuGraphAddEmptyNode(out, graph, nodes, count) }
+            }),
             1 => {
                 let number = if record.function == 0 { call.number } else { record.function };
                 let params = HostNode { function: hostfunc::reached, data: self.hosts.capture(number)? };
-                // SAFETY: see above; the data live until the process ends.
-                unsafe { self.d.cuGraphAddHostNode(out, graph, nodes, count, &raw const params) }
+                self.add_new(&new, NodeParams::of(3, params), |out, nodes, count| {
+                    // SAFETY: everything named is live; the data live until the process ends.
+                    unsafe { d.cuGraphAddHostNode(out, graph, nodes, count, &raw const params) }
+                })
             }
             2 => {
                 let child = self.graphs.get(record.object)?.raw;
-                // SAFETY: see above.
-                unsafe { self.d.cuGraphAddChildGraphNode(out, graph, nodes, count, child) }
+                // A child that is copied, which is what 0 says behind it.
+                self.add_new(&new, NodeParams::of(4, child), |out, nodes, count| {
+                    // SAFETY: everything named is live, and copied by the driver.
+                    unsafe { d.cuGraphAddChildGraphNode(out, graph, nodes, count, child) }
+                })
             }
-            3 | 4 => {
+            3 => {
                 let event = self.events.get(record.object)?.raw;
-                // SAFETY: see above.
-                unsafe {
-                    match record.kind {
-                        3 => self.d.cuGraphAddEventRecordNode(out, graph, nodes, count, event),
-                        _ => self.d.cuGraphAddEventWaitNode(out, graph, nodes, count, event),
-                    }
-                }
+                self.add_new(&new, NodeParams::of(7, event), |out, nodes, count| {
+                    // SAFETY: everything named is live.
+                    unsafe { d.cuGraphAddEventRecordNode(out, graph, nodes, count, event) }
+                })
             }
-            _ => INVALID_VALUE,
-        };
-        self.ok(status)?;
-        self.add_node(record.node, raw, graph);
-        Ok(())
-    }
-
-    pub(super) fn add_dependencies(&mut self, record: &AddDependencies, tail: &[u8]) -> Result<(), Status> {
-        let graph = self.graphs.get(record.graph)?.raw;
-        let from = self.nodes_of(tail, record.count)?;
-        let rest = tail.get(record.count as usize * 8..).ok_or(INVALID_VALUE)?;
-        let to = self.nodes_of(rest, record.count)?;
-        let none = std::ptr::null();
-        // SAFETY: the graph and every node are live; both arrays are as long as is said.
-        let status = unsafe {
-            match record.remove {
-                0 => self.d.cuGraphAddDependencies_v2(graph, from.as_ptr(), to.as_ptr(), none, from.len()),
-                _ => self.d.cuGraphRemoveDependencies_v2(graph, from.as_ptr(), to.as_ptr(), none, from.len()),
+            4 => {
+                let event = self.events.get(record.object)?.raw;
+                self.add_new(&new, NodeParams::of(6, event), |out, nodes, count| {
+                    // SAFETY: everything named is live.
+                    unsafe { d.cuGraphAddEventWaitNode(out, graph, nodes, count, event) }
+                })
             }
-        };
-        self.ok(status)
+            _ => Err(INVALID_VALUE),
+        }
     }
 
     pub(super) fn node_destroy(&mut self, handle: u64) -> Result<(), Status> {

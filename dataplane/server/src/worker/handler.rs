@@ -2,7 +2,6 @@
 
 use fusewire_wire::ops::table::*;
 use fusewire_wire::ops::{Answer, Call, Nothing, Replies, Status, SyncRecord};
-use zerocopy::IntoBytes;
 
 use super::fences::Purpose;
 use super::gpu::Gpu;
@@ -405,16 +404,8 @@ impl Handler for Gpu {
         self.graph_exec_destroy(r.exec)
     }
 
-    fn graph_exec_update(&mut self, call: Call, r: &GraphExecUpdate, _: &[u8]) -> Sync<GraphExecUpdate> {
-        match self.graph_exec_update(r.exec, r.graph) {
-            Ok(result) => now(ExecUpdateReply { result, reserved: 0 }),
-            Err((status, result)) => {
-                // The reason comes back with the refusal.
-                let reply = ExecUpdateReply { result, reserved: 0 };
-                self.out.reply(call.number, status, reply.as_bytes(), &[]);
-                Ok(Answer::Later)
-            }
-        }
+    fn graph_exec_update(&mut self, _: Call, r: &GraphExecUpdate, _: &[u8]) -> Sync<GraphExecUpdate> {
+        now(self.graph_exec_update(r.exec, r.graph)?)
     }
 
     fn graph_nodes(&mut self, _: Call, r: &GraphNodes, _: &[u8]) -> Sync<GraphNodes> {

@@ -17,6 +17,7 @@ mod contexts;
 mod copies;
 mod fences;
 mod gpu;
+mod graph_edges;
 mod graph_params;
 mod graphs;
 mod handler;

@@ -7,10 +7,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use fusewire_wire::ops::table::{
     CaptureBegin, CaptureBeginTo, CaptureEnd, CaptureInfo, CaptureUpdate, GraphDestroy,
 };
-use zerocopy::IntoBytes;
 
 use crate::abi::result::{
-    CUDA_ERROR_ILLEGAL_STATE, CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_NOT_SUPPORTED,
+    CUDA_ERROR_ILLEGAL_STATE, CUDA_ERROR_INVALID_VALUE,
     CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, CUDA_ERROR_STREAM_CAPTURE_UNMATCHED,
     CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,
 };
@@ -23,7 +22,7 @@ use crate::runtime::stats::counter;
 use crate::runtime::{self, Runtime, current, graphs};
 
 use super::arguments::{give, need, offer};
-use super::graph_edges::{edges_are_ordinary, node_list, words};
+use super::graph_edges::{Dependencies, check_loss, listed};
 
 // CUstreamCaptureStatus of cuda.h.
 const STATUS_NONE: u32 = 0;
@@ -78,13 +77,10 @@ pub unsafe extern "C" fn cuStreamBeginCaptureToGraph(
         let stream = free_stream(runtime, stream, mode)?;
         let graph = handles::graph(graph)?;
         // SAFETY: the program's arrays, of `count` elements.
-        let nodes = unsafe {
-            edges_are_ordinary(edges, count)?;
-            node_list(dependencies, count)?
-        };
-        let dependencies = u32::try_from(nodes.len()).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
+        let given = unsafe { Dependencies::read(dependencies, edges, count) }?;
+        let dependencies = given.count()?;
         let record = CaptureBeginTo { stream: stream.handle, graph: graph.handle, mode, dependencies };
-        runtime.session.call(&record, &[nodes.as_bytes()])?;
+        runtime.session.call(&record, &given.pieces())?;
         runtime.captures.begin(&stream, mode, Some(graph.handle));
         Ok(())
     })
@@ -203,6 +199,9 @@ struct Wanted {
 /// Status and id are known here; the rest is asked for when it is wanted.
 fn info(runtime: &Runtime, stream: CUstream, wanted: &Wanted) -> Result<(), CUresult> {
     need(wanted.status)?;
+    if wanted.nodes.is_null() && !wanted.edges.is_null() {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    }
     let stream = current::stream(runtime, stream)?;
     let (status, active) = match runtime.captures.status(&stream)? {
         Status::None => (STATUS_NONE, None),
@@ -228,11 +227,16 @@ fn info(runtime: &Runtime, stream: CUstream, wanted: &Wanted) -> Result<(), CUre
         Some(graph) => graph,
         None => handles::mint()?,
     };
+    let mut data = Vec::new();
     let nodes = graphs::list(graph, |first_node| {
         let record = CaptureInfo { stream: stream.handle, graph, first_node };
         let (reply, tail) = runtime.session.call(&record, &[])?;
         match reply.status {
-            STATUS_ACTIVE => Ok(words(&tail, reply.dependencies as usize)),
+            STATUS_ACTIVE => {
+                let (nodes, edges) = listed(&tail, reply.dependencies as usize, reply.dependencies as usize)?;
+                data = edges;
+                Ok(nodes)
+            }
             _ => Err(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED),
         }
     });
@@ -249,7 +253,8 @@ fn info(runtime: &Runtime, stream: CUstream, wanted: &Wanted) -> Result<(), CUre
         handles::fill(graph, Object::Graph(Arc::new(Graph::new(graph))));
         runtime.captures.name_graph(id, graph);
     }
-    let (list, edges) = runtime.captures.keep(id, stream.handle, &nodes);
+    check_loss(!wanted.nodes.is_null(), !wanted.edges.is_null(), &data)?;
+    let (list, edges) = runtime.captures.keep(id, stream.handle, &nodes, &data);
     // SAFETY: as above; what the lists point to stays until the program's next call for the stream.
     unsafe {
         offer(wanted.graph, handles::pointer(graph));
@@ -320,15 +325,9 @@ unsafe fn update(
         Status::None => return Err(CUDA_ERROR_ILLEGAL_STATE),
     }
     // SAFETY: the caller's promise.
-    let nodes = unsafe {
-        edges_are_ordinary(edges, count)?;
-        node_list(dependencies, count)?
-    };
-    let dependencies = u32::try_from(nodes.len()).map_err(|_| CUDA_ERROR_NOT_SUPPORTED)?;
-    runtime
-        .session
-        .call(&CaptureUpdate { stream: stream.handle, dependencies, flags }, &[nodes.as_bytes()])
-        .map(drop)
+    let given = unsafe { Dependencies::read(dependencies, edges, count) }?;
+    let record = CaptureUpdate { stream: stream.handle, dependencies: given.count()?, flags };
+    runtime.session.call(&record, &given.pieces()).map(drop)
 }
 
 /// `dependencies` and `edges` hold `count` elements; `edges` may be NULL.

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
+use fusewire_wire::ops::AsyncRecord;
 use fusewire_wire::ops::table::{EventCreate, EventDestroy, EventElapsed, EventRecord};
 
 use crate::abi::result::{
@@ -12,7 +13,7 @@ use crate::abi::result::{
 };
 use crate::abi::types::{CUevent, CUresult, CUstream};
 use crate::runtime::handles::{self, Object};
-use crate::runtime::objects::{DISABLE_TIMING, Event};
+use crate::runtime::objects::{DISABLE_TIMING, Event, Stream};
 use crate::runtime::session::{Pending, lock};
 use crate::runtime::stats::{self, counter};
 use crate::runtime::{self, Runtime, current};
@@ -61,19 +62,47 @@ fn record(runtime: &Runtime, event: CUevent, stream: CUstream, flags: u32) -> Re
         return Err(CUDA_ERROR_INVALID_HANDLE);
     }
     stream.context.check()?;
-    let capture = stream.capture.load(Relaxed);
+    record_on(runtime, &event, &stream, flags)
+}
+
+/// Records an event of the stream's context.
+pub(crate) fn record_on(
+    runtime: &Runtime,
+    event: &Arc<Event>,
+    stream: &Arc<Stream>,
+    flags: u32,
+) -> Result<(), CUresult> {
     let op = EventRecord { event: event.handle, stream: stream.handle, flags, reserved: 0 };
+    post_record(runtime, event, stream, &op, &[])
+}
+
+/// The event's last record is this one, on this stream. Says whether it is part of a capture.
+pub(crate) fn note(event: &Event, stream: &Arc<Stream>) -> bool {
+    let capture = stream.capture.load(Relaxed);
     let mut state = lock(&event.state);
     state.capture = capture;
     state.stream = Some(stream.clone());
     drop(state);
     if capture != 0 {
         event.recorded.fetch_max(1, Relaxed);
-        return runtime.session.post_on(&stream, &op, &[]).map(drop);
+    }
+    capture != 0
+}
+
+/// Publishes an operation that records an event, and of which the server says when the stream has got there.
+pub(crate) fn post_record<R: AsyncRecord>(
+    runtime: &Runtime,
+    event: &Arc<Event>,
+    stream: &Arc<Stream>,
+    op: &R,
+    tail: &[&[u8]],
+) -> Result<(), CUresult> {
+    if note(event, stream) {
+        return runtime.session.post_on(stream, op, tail).map(drop);
     }
     let pending = event.clone();
     let on = stream.clone();
-    runtime.session.post_pending(Some(&stream), &op, &[], move |number| {
+    runtime.session.post_pending(Some(stream), op, tail, move |number| {
         pending.recorded.store(number, Relaxed);
         Pending::Event(pending, on)
     })?;

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
 
 use fusewire_wire::ops::table::{
-    CtxSynchronize, GraphClone, GraphCreate, GraphDestroy, GraphDot, GraphExecDestroy, GraphExecUpdate,
+    CtxSynchronize, ExecUpdateReply, GraphClone, GraphCreate, GraphDestroy, GraphDot, GraphExecDestroy, GraphExecUpdate,
     GraphInstantiate, GraphLaunch, GraphUpload,
 };
 
@@ -305,8 +305,8 @@ pub unsafe extern "C" fn cuGraphExecDestroy(exec: CUgraphExec) -> CUresult {
     })
 }
 
-/// What an update came to: the code, and `CUgraphExecUpdateResult`.
-fn update(runtime: &Runtime, exec: CUgraphExec, graph: CUgraph) -> Result<u32, CUresult> {
+/// What an update came to.
+fn update(runtime: &Runtime, exec: CUgraphExec, graph: CUgraph) -> Result<ExecUpdateReply, CUresult> {
     let exec = handles::graph_exec(exec)?;
     let graph = handles::graph(graph)?;
     let host = carried(&graph)?;
@@ -315,17 +315,22 @@ fn update(runtime: &Runtime, exec: CUgraphExec, graph: CUgraph) -> Result<u32, C
     if reply.result == 0 {
         *lock(&exec.host) = host;
     }
-    Ok(reply.result)
+    Ok(reply)
 }
 
-/// Code and result, as the program is told of them.
-fn outcome(result: Result<u32, CUresult>) -> (u32, Result<(), CUresult>) {
+/// Result and code, as the program is told of them.
+fn outcome(reply: Result<ExecUpdateReply, CUresult>) -> (UpdateInfo, Result<(), CUresult>) {
     /// `CU_GRAPH_EXEC_UPDATE_ERROR`.
     const ERROR: u32 = 1;
-    match result {
-        Ok(0) => (0, Ok(())),
-        Ok(reason) => (reason, Err(CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE)),
-        Err(code) => (ERROR, Err(code)),
+    let null = std::ptr::null_mut();
+    match reply {
+        Ok(reply) => {
+            // Only nodes that the program can know.
+            let node = |name| if graphs::node(handles::pointer(name)).is_ok() { handles::pointer(name) } else { null };
+            let info = UpdateInfo { result: reply.result, node: node(reply.node), from: node(reply.from) };
+            (info, if reply.result == 0 { Ok(()) } else { Err(CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE) })
+        }
+        Err(code) => (UpdateInfo { result: ERROR, node: null, from: null }, Err(code)),
     }
 }
 
@@ -347,10 +352,9 @@ pub unsafe extern "C" fn cuGraphExecUpdate_v2(
 ) -> CUresult {
     runtime::call(counter!("cuGraphExecUpdate_v2"), |runtime| {
         need(info)?;
-        let (result, code) = outcome(update(runtime, exec, graph));
-        let null = std::ptr::null_mut();
+        let (found, code) = outcome(update(runtime, exec, graph));
         // SAFETY: the program's pointer, for one structure.
-        unsafe { give(info, UpdateInfo { result, node: null, from: null }) }?;
+        unsafe { give(info, found) }?;
         code
     })
 }
@@ -363,11 +367,11 @@ pub unsafe extern "C" fn cuGraphExecUpdate(
     result: *mut u32,
 ) -> CUresult {
     runtime::call(counter!("cuGraphExecUpdate"), |runtime| {
-        let (reason, code) = outcome(update(runtime, exec, graph));
+        let (found, code) = outcome(update(runtime, exec, graph));
         // SAFETY: the program's pointers, for one value each.
         unsafe {
-            offer(node, std::ptr::null_mut());
-            offer(result, reason);
+            offer(node, found.node);
+            offer(result, found.result);
         }
         code
     })
@@ -443,8 +447,16 @@ mod tests {
 
     #[test]
     fn a_refused_update_says_why() {
-        assert_eq!(outcome(Ok(0)), (0, Ok(())));
-        assert_eq!(outcome(Ok(2)), (2, Err(CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE)));
-        assert_eq!(outcome(Err(46)), (1, Err(46)));
+        let told = |result| {
+            let known = graphs::name_node();
+            graphs::add_node(known, 0x71, 0, graphs::Made::Other);
+            let (info, code) = outcome(Ok(ExecUpdateReply { result, reserved: 0, node: known, from: 0x10 }));
+            assert_eq!((handles::number(info.node), handles::number(info.from)), (known, 0), "no unknown nodes");
+            (info.result, code)
+        };
+        assert_eq!(told(0), (0, Ok(())));
+        assert_eq!(told(2), (2, Err(CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE)));
+        let (info, code) = outcome(Err(CUDA_ERROR_INVALID_VALUE));
+        assert_eq!((info.result, code), (1, Err(CUDA_ERROR_INVALID_VALUE)));
     }
 }

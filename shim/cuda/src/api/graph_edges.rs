@@ -3,7 +3,7 @@
 use fusewire_wire::ops::table::{AddDependencies, GraphEdges, GraphNodes, NodeNeighbours};
 use zerocopy::IntoBytes;
 
-use crate::abi::result::{CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_NOT_SUPPORTED};
+use crate::abi::result::{CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_LOSSY_QUERY, CUDA_ERROR_UNKNOWN};
 use crate::abi::types::{CUgraph, CUgraphNode, CUresult};
 use crate::runtime::stats::counter;
 use crate::runtime::{self, Runtime, graphs, handles};
@@ -17,7 +17,7 @@ use super::arguments::need;
 ///
 /// # Safety
 /// `nodes` is NULL or holds `count` elements.
-pub(crate) unsafe fn node_list(nodes: *const CUgraphNode, count: usize) -> Result<Vec<u64>, CUresult> {
+unsafe fn node_list(nodes: *const CUgraphNode, count: usize) -> Result<Vec<u64>, CUresult> {
     if count == 0 {
         return Ok(Vec::new());
     }
@@ -27,21 +27,73 @@ pub(crate) unsafe fn node_list(nodes: *const CUgraphNode, count: usize) -> Resul
     nodes.iter().map(|node| graphs::node(*node).map(|node| node.handle)).collect()
 }
 
-/// `CUgraphEdgeData` is 8 bytes; all zero is an ordinary edge, which is the only kind that is carried.
-///
-/// # Errors
-/// `CUDA_ERROR_NOT_SUPPORTED` for another kind.
+/// What a node depends on: nodes, and the data of the edge from each.
+pub(crate) struct Dependencies {
+    pub(crate) nodes: Vec<u64>,
+    /// `CUgraphEdgeData`: 8 bytes, of which nothing is looked at but whether all are zero, as an ordinary edge has them.
+    pub(crate) edges: Vec<u64>,
+}
+
+impl Dependencies {
+    /// # Errors
+    /// As [`node_list`].
+    ///
+    /// # Safety
+    /// `nodes` and `edges` are NULL or hold `count` elements.
+    pub(crate) unsafe fn read(
+        nodes: *const CUgraphNode,
+        edges: *const u64,
+        count: usize,
+    ) -> Result<Self, CUresult> {
+        // SAFETY: the caller's promise.
+        unsafe { Ok(Self { nodes: node_list(nodes, count)?, edges: edge_data(edges, count) }) }
+    }
+
+    pub(crate) fn count(&self) -> Result<u32, CUresult> {
+        u32::try_from(self.nodes.len()).map_err(|_| CUDA_ERROR_INVALID_VALUE)
+    }
+
+    /// As they travel.
+    pub(crate) fn pieces(&self) -> [&[u8]; 2] {
+        [self.nodes.as_bytes(), self.edges.as_bytes()]
+    }
+}
+
+/// The data of edges that a program describes; NULL says that all are ordinary.
 ///
 /// # Safety
 /// `edges` is NULL or holds `count` elements.
-pub(crate) unsafe fn edges_are_ordinary(edges: *const u64, count: usize) -> Result<(), CUresult> {
-    if edges.is_null() || count == 0 {
-        return Ok(());
+unsafe fn edge_data(edges: *const u64, count: usize) -> Vec<u64> {
+    if edges.is_null() {
+        return vec![0; count];
     }
     // The elements are bytes: nothing says that they are aligned.
     // SAFETY: the caller's promise.
-    let ordinary = (0..count).all(|n| unsafe { edges.add(n).read_unaligned() } == 0);
-    if ordinary { Ok(()) } else { Err(CUDA_ERROR_NOT_SUPPORTED) }
+    (0..count).map(|n| unsafe { edges.add(n).read_unaligned() }).collect()
+}
+
+/// What a reply's tail lists: node handles, then the data of edges.
+///
+/// # Errors
+/// `CUDA_ERROR_UNKNOWN` when there is less than was said.
+pub(crate) fn listed(tail: &[u8], nodes: usize, edges: usize) -> Result<(Vec<u64>, Vec<u64>), CUresult> {
+    let mut nodes_then_edges = words(tail, nodes.saturating_add(edges));
+    if nodes_then_edges.len() < nodes.saturating_add(edges) {
+        return Err(CUDA_ERROR_UNKNOWN);
+    }
+    let edges = nodes_then_edges.split_off(nodes);
+    Ok((nodes_then_edges, edges))
+}
+
+/// Who asks for nodes, but not for the data of the edges, must not miss any.
+///
+/// # Errors
+/// `CUDA_ERROR_LOSSY_QUERY` when he would.
+pub(crate) fn check_loss(nodes_wanted: bool, edges_wanted: bool, edges: &[u64]) -> Result<(), CUresult> {
+    if nodes_wanted && !edges_wanted && edges.iter().any(|data| *data != 0) {
+        return Err(CUDA_ERROR_LOSSY_QUERY);
+    }
+    Ok(())
 }
 
 /// The first `count` words of a reply's tail.
@@ -71,14 +123,18 @@ unsafe fn give_list(places: *mut CUgraphNode, count: *mut usize, list: &[u64]) -
     Ok(())
 }
 
-/// Ordinary edges, as many as were given.
+/// Edge data, as many as nodes were given.
 ///
 /// # Safety
-/// `edges` is NULL or good for what `count` says.
-unsafe fn give_edges(edges: *mut u64, count: *const usize) {
-    if !edges.is_null() {
-        // SAFETY: the caller's promise.
-        unsafe { edges.cast::<u8>().write_bytes(0, *count * size_of::<u64>()) };
+/// `places` is NULL or good for what `count` says.
+unsafe fn give_edges(places: *mut u64, count: *const usize, edges: &[u64]) {
+    if !places.is_null() {
+        // SAFETY: the caller's promise; the elements are bytes, which need not be aligned.
+        unsafe {
+            for (n, data) in edges.iter().take(*count).enumerate() {
+                places.add(n).write_unaligned(*data);
+            }
+        }
     }
 }
 
@@ -131,10 +187,14 @@ fn edges(
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
     let graph = handles::graph(graph)?;
+    let mut found = Vec::new();
     let list = graphs::list(graph.handle, |first_node| {
         let (reply, tail) = runtime.session.call(&GraphEdges { graph: graph.handle, first_node }, &[])?;
-        Ok(words(&tail, 2 * reply.count as usize))
+        let (nodes, edges) = listed(&tail, 2 * reply.count as usize, reply.count as usize)?;
+        found = edges;
+        Ok(nodes)
     })?;
+    check_loss(!from.is_null(), !data.is_null(), &found)?;
     let starts: Vec<u64> = list.iter().step_by(2).copied().collect();
     let ends: Vec<u64> = list.iter().skip(1).step_by(2).copied().collect();
     // SAFETY: the program's pointers; `room` is where the first list leaves how many there were.
@@ -142,7 +202,7 @@ fn edges(
         let mut room = count.read();
         give_list(from, &raw mut room, &starts)?;
         give_list(to, count, &ends)?;
-        give_edges(data, count);
+        give_edges(data, count, &found);
     }
     Ok(())
 }
@@ -183,15 +243,19 @@ fn neighbours(
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
     let node = graphs::node(node)?;
+    let mut found = Vec::new();
     let list = graphs::list(node.graph, |first_node| {
         let record = NodeNeighbours { node: node.handle, first_node, forward, reserved: 0 };
         let (reply, tail) = runtime.session.call(&record, &[])?;
-        Ok(words(&tail, reply.count as usize))
+        let (nodes, edges) = listed(&tail, reply.count as usize, reply.count as usize)?;
+        found = edges;
+        Ok(nodes)
     })?;
+    check_loss(!places.is_null(), !data.is_null(), &found)?;
     // SAFETY: the program's pointers.
     unsafe {
         give_list(places, count, &list)?;
-        give_edges(data, count);
+        give_edges(data, count, &found);
     }
     Ok(())
 }
@@ -254,16 +318,14 @@ unsafe fn change(
 ) -> Result<(), CUresult> {
     let graph = handles::graph(graph)?;
     // SAFETY: the caller's promise.
-    let (from, to) = unsafe {
-        edges_are_ordinary(data, count)?;
-        (node_list(from, count)?, node_list(to, count)?)
-    };
+    let (from, to, data) =
+        unsafe { (node_list(from, count)?, node_list(to, count)?, edge_data(data, count)) };
     if count == 0 {
         return Ok(());
     }
     let count = u32::try_from(count).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
     let record = AddDependencies { graph: graph.handle, count, remove };
-    runtime.session.call(&record, &[from.as_bytes(), to.as_bytes()]).map(drop)
+    runtime.session.call(&record, &[from.as_bytes(), to.as_bytes(), data.as_bytes()]).map(drop)
 }
 
 #[unsafe(no_mangle)]
@@ -345,13 +407,37 @@ mod tests {
     }
 
     #[test]
-    fn edges_with_ports_are_refused() {
-        // SAFETY: two elements each.
+    fn edge_data_go_both_ways_as_they_are() {
+        const PROGRAMMATIC: u64 = 1 | 1 << 16;
+        let bytes: [u8; 17] = std::array::from_fn(|n| if matches!(n, 1 | 3) { 1 } else { 0 });
+        // SAFETY: two elements behind the first byte, or none.
         unsafe {
-            assert_eq!(edges_are_ordinary([0u64, 0].as_ptr(), 2), Ok(()));
-            assert_eq!(edges_are_ordinary([0u64, 1].as_ptr(), 2), Err(CUDA_ERROR_NOT_SUPPORTED));
-            assert_eq!(edges_are_ordinary(std::ptr::null(), 2), Ok(()));
+            assert_eq!(edge_data(bytes.as_ptr().add(1).cast(), 2), [PROGRAMMATIC, 0]);
+            assert_eq!(edge_data(std::ptr::null(), 2), [0, 0]);
         }
+        let mut places = [9u64; 3];
+        // SAFETY: three places, of which two may be written to, or none.
+        unsafe {
+            give_edges(places.as_mut_ptr(), &2, &[PROGRAMMATIC, 0, 7]);
+            give_edges(std::ptr::null_mut(), &2, &[PROGRAMMATIC, 0]);
+        }
+        assert_eq!(places, [PROGRAMMATIC, 0, 9]);
+    }
+
+    #[test]
+    fn a_query_that_loses_edge_data_says_so() {
+        assert_eq!(check_loss(true, false, &[0, 0]), Ok(()));
+        assert_eq!(check_loss(true, false, &[0, 1]), Err(CUDA_ERROR_LOSSY_QUERY));
+        assert_eq!(check_loss(true, true, &[0, 1]), Ok(()));
+        assert_eq!(check_loss(false, false, &[0, 1]), Ok(()), "only the count is asked for");
+    }
+
+    #[test]
+    fn a_reply_lists_nodes_then_edges() {
+        let tail = [3u64, 4, 5].as_bytes().to_vec();
+        assert_eq!(listed(&tail, 2, 1), Ok((vec![3, 4], vec![5])));
+        assert_eq!(listed(&tail, 2, 2), Err(CUDA_ERROR_UNKNOWN));
+        assert_eq!(listed(&tail, usize::MAX, 2), Err(CUDA_ERROR_UNKNOWN));
     }
 
     #[test]

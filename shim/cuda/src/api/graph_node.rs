@@ -27,7 +27,7 @@ use crate::runtime::{self, Runtime, copies, current, handles, mirror};
 
 use super::arguments::{give, need};
 use super::copy_rect::{Copy, Memcpy3D};
-use super::graph_edges::{edges_are_ordinary, node_list};
+use super::graph_edges::Dependencies;
 
 // CUgraphNodeType of cuda.h.
 pub(crate) const KERNEL: u32 = 0;
@@ -107,7 +107,8 @@ const _: () = assert!(
 /// What every new node has: its graph, what it depends on, and where its handle goes.
 struct New {
     graph: Arc<Graph>,
-    dependencies: Vec<u64>,
+    dependencies: Dependencies,
+    count: u32,
     node: u64,
     target: *mut CUgraphNode,
 }
@@ -121,15 +122,25 @@ impl New {
         dependencies: *const CUgraphNode,
         count: usize,
     ) -> Result<Self, CUresult> {
+        // SAFETY: the caller's promise.
+        unsafe { Self::read_v2(target, graph, dependencies, std::ptr::null(), count) }
+    }
+
+    /// # Safety
+    /// `dependencies` and `edges` are NULL or hold `count` elements.
+    unsafe fn read_v2(
+        target: *mut CUgraphNode,
+        graph: CUgraph,
+        dependencies: *const CUgraphNode,
+        edges: *const u64,
+        count: usize,
+    ) -> Result<Self, CUresult> {
         need(target)?;
         let graph = handles::graph(graph)?;
         // SAFETY: the caller's promise.
-        let dependencies = unsafe { node_list(dependencies, count) }?;
-        Ok(Self { graph, dependencies, node: graphs::name_node(), target })
-    }
-
-    fn count(&self) -> u32 {
-        u32::try_from(self.dependencies.len()).unwrap_or(u32::MAX)
+        let dependencies = unsafe { Dependencies::read(dependencies, edges, count) }?;
+        let count = dependencies.count()?;
+        Ok(Self { graph, dependencies, count, node: graphs::name_node(), target })
     }
 
     /// The server has made the node.
@@ -141,9 +152,9 @@ impl New {
 
     /// A node without parameters, or with one handle.
     fn add_plain(&self, runtime: &Runtime, kind: u32, object: u64, function: u64) -> Result<(), CUresult> {
-        let (graph, node, dependencies) = (self.graph.handle, self.node, self.count());
+        let (graph, node, dependencies) = (self.graph.handle, self.node, self.count);
         let record = AddNode { graph, node, object, function, kind, dependencies };
-        runtime.session.call(&record, &[self.dependencies.as_bytes()]).map(drop)
+        runtime.session.call(&record, &self.dependencies.pieces()).map(drop)
     }
 }
 
@@ -222,10 +233,11 @@ unsafe fn add_kernel(runtime: &Runtime, new: New, given: &KernelParams) -> Resul
         block: kernel.block,
         shared_bytes: kernel.shared_bytes,
         parameter_bytes: kernel.parameter_bytes(),
-        dependencies: new.count(),
+        dependencies: new.count,
         reserved: 0,
     };
-    runtime.session.call(&record, &[new.dependencies.as_bytes(), kernel.packed.bytes()])?;
+    let [nodes, edges] = new.dependencies.pieces();
+    runtime.session.call(&record, &[nodes, edges, kernel.packed.bytes()])?;
     add_ranges(&new.graph.host, &kernel.ranges);
     new.done(KERNEL, Made::Kernel)
 }
@@ -302,10 +314,10 @@ fn add_memcpy(runtime: &Runtime, new: New, given: &Memcpy3D, context: CUcontext)
         width: extent.width as u64,
         height: extent.height as u64,
         depth: extent.depth as u64,
-        dependencies: new.count(),
+        dependencies: new.count,
         reserved: 0,
     };
-    runtime.session.call(&record, &[new.dependencies.as_bytes()])?;
+    runtime.session.call(&record, &new.dependencies.pieces())?;
     add_ranges(&new.graph.host, &ranges);
     new.done(MEMCPY, Made::Memcpy(*given))
 }
@@ -351,10 +363,10 @@ fn add_memset(runtime: &Runtime, new: New, given: &MemsetParams, context: CUcont
         height: given.height as u64,
         value: given.value,
         element: given.element,
-        dependencies: new.count(),
+        dependencies: new.count,
         reserved: 0,
     };
-    runtime.session.call(&record, &[new.dependencies.as_bytes()])?;
+    runtime.session.call(&record, &new.dependencies.pieces())?;
     new.done(MEMSET, Made::Memset(*given))
 }
 
@@ -558,10 +570,7 @@ pub unsafe extern "C" fn cuGraphAddNode_v2(
     runtime::call(counter!("cuGraphAddNode_v2"), |runtime| {
         need(params)?;
         // SAFETY: the program's pointers.
-        unsafe {
-            edges_are_ordinary(edges, count)?;
-            add(runtime, New::read(node, graph, dependencies, count)?, &*params)
-        }
+        unsafe { add(runtime, New::read_v2(node, graph, dependencies, edges, count)?, &*params) }
     })
 }
 

@@ -14,12 +14,13 @@ use crate::abi::result::{
     CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES,
 };
 use crate::abi::types::{CUfunction, CUresult, CUstream};
-use crate::runtime::objects::{Function, Owner, Stream};
+use crate::runtime::objects::{DISABLE_TIMING, Event, Function, Owner, Stream};
 use crate::runtime::parameters::Packed;
 use crate::runtime::stats::counter;
 use crate::runtime::{self, Runtime, current, handles, mirror};
 
 use super::arguments::need;
+use super::event;
 
 /// What a launch asks for.
 struct Shape {
@@ -247,6 +248,7 @@ fn launch_ex(
             runtime.session.post_on(&stream, &record, &[bytes]).map(drop)
         });
     }
+    let events = recorded_events(&stream, attributes)?;
     let record = LaunchEx {
         function: function.handle,
         stream: stream.handle,
@@ -257,9 +259,44 @@ fn launch_ex(
         attributes: u32::try_from(attributes.len()).unwrap_or(0),
         reserved: 0,
     };
+    let Some((first, more)) = events.split_first() else {
+        return publish(runtime, &stream, bytes, || {
+            runtime.session.post_on(&stream, &record, &[attributes.as_bytes(), bytes]).map(drop)
+        });
+    };
     publish(runtime, &stream, bytes, || {
-        runtime.session.post_on(&stream, &record, &[attributes.as_bytes(), bytes]).map(drop)
-    })
+        event::post_record(runtime, first, &stream, &record, &[attributes.as_bytes(), bytes])
+    })?;
+    for event in more {
+        if event::note(event, &stream) {
+            continue;
+        }
+        // The server says of one event alone that a launch has recorded it. A later record is as good: who waits
+        // for the event may be held up until the kernel has ended in any case.
+        event::record_on(runtime, event, &stream, 0)?;
+    }
+    Ok(())
+}
+
+/// The events that a launch records.
+fn recorded_events(stream: &Stream, attributes: &[LaunchAttribute]) -> Result<Vec<Arc<Event>>, CUresult> {
+    let mut events: Vec<Arc<Event>> = Vec::new();
+    for attribute in attributes.iter().filter(|a| matches!(a.id, PROGRAMMATIC_EVENT | COMPLETION_EVENT)) {
+        let handle =
+            u64::from_ne_bytes(*attribute.value.first_chunk::<8>().ok_or(CUDA_ERROR_INVALID_VALUE)?);
+        let event = handles::event(handles::pointer(handle)).map_err(|_| CUDA_ERROR_INVALID_HANDLE)?;
+        if event.context.handle != stream.context.handle {
+            return Err(CUDA_ERROR_INVALID_HANDLE);
+        }
+        // The driver refuses it too, but too late for the program to hear of it.
+        if event.flags & DISABLE_TIMING == 0 {
+            return Err(CUDA_ERROR_INVALID_VALUE);
+        }
+        if events.iter().all(|known| known.handle != event.handle) {
+            events.push(event);
+        }
+    }
+    Ok(events)
 }
 
 /// `config` and its attributes; `parameters` and `extra` as `cuLaunchKernel`.

@@ -41,7 +41,7 @@ struct Capture {
 /// Nodes that the next operation of a stream will depend on, as the program reads them.
 struct Given {
     nodes: Box<[usize]>,
-    /// `CUgraphEdgeData` of each: ordinary edges.
+    /// `CUgraphEdgeData` of each.
     edges: Box<[u64]>,
 }
 
@@ -191,10 +191,10 @@ impl Captures {
     }
 
     /// Keeps the dependencies of a stream for the program: where the nodes are, and the data of their edges.
-    pub(crate) fn keep(&self, id: u64, stream: u64, nodes: &[u64]) -> (*const usize, *const u64) {
+    pub(crate) fn keep(&self, id: u64, stream: u64, nodes: &[u64], edges: &[u64]) -> (*const usize, *const u64) {
         let given = Given {
             nodes: nodes.iter().map(|node| usize::try_from(*node).unwrap_or(0)).collect(),
-            edges: vec![0; nodes.len()].into_boxed_slice(),
+            edges: edges.into(),
         };
         let places = (given.nodes.as_ptr(), given.edges.as_ptr());
         if let Some(capture) = lock(&self.all).get_mut(&id) {
@@ -361,11 +361,11 @@ mod tests {
         let captures = Captures::default();
         let one = stream(StreamKind::Created, &context(), 0);
         let id = captures.begin(&one, GLOBAL, None);
-        let (nodes, edges) = captures.keep(id, one.handle, &[0x60, 0x70]);
+        let (nodes, edges) = captures.keep(id, one.handle, &[0x60, 0x70], &[0, 5]);
         // SAFETY: kept until the next `keep` for the stream, or the end.
         let (nodes, edges) =
             unsafe { (std::slice::from_raw_parts(nodes, 2), std::slice::from_raw_parts(edges, 2)) };
-        assert_eq!((nodes, edges), (&[0x60, 0x70][..], &[0, 0][..]));
-        assert!(captures.keep(id + 1, one.handle, &[1]).0.is_null(), "no such capture");
+        assert_eq!((nodes, edges), (&[0x60, 0x70][..], &[0, 5][..]));
+        assert!(captures.keep(id + 1, one.handle, &[1], &[0]).0.is_null(), "no such capture");
     }
 }
