@@ -303,7 +303,8 @@ fn info(stream: &Arc<Stream>, wanted: &Wanted) -> Res {
         return wanted.status.set(2);
     }
     // Who does not ask for the data must not miss any.
-    if !wanted.nodes.is_null() && wanted.edges.is_null() && !member.edges.iter().all(|e| e.data.is_ordinary()) {
+    if !wanted.nodes.is_null() && wanted.edges.is_null() && !member.edges.iter().all(|e| e.data.is_ordinary())
+    {
         return Err(Code::LOSSY_QUERY);
     }
     member.shown = member.edges.iter().map(|edge| (edge.before, edge.data)).unzip();

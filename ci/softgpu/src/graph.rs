@@ -346,13 +346,7 @@ pub(crate) fn any_work(ctx: &Context, params: &NodeParams) -> Res<(Work, Option<
     Ok((work, None))
 }
 
-fn add_any(
-    ctx: &Context,
-    out: Out<u64>,
-    graph: u64,
-    after: &[Edge],
-    params: In<NodeParams>,
-) -> Res {
+fn add_any(ctx: &Context, out: Out<u64>, graph: u64, after: &[Edge], params: In<NodeParams>) -> Res {
     let (work, child) = any_work(ctx, &params.get()?)?;
     out.set(get(graph)?.add_node(work, after, child)?)
 }

@@ -6,14 +6,15 @@ mod common;
 
 use common::*;
 use softgpu::abi::{
-    CUDA_HOST_NODE_PARAMS, CUDA_KERNEL_NODE_PARAMS_v2, CUDA_MEMSET_NODE_PARAMS, CUgraphExecUpdateResultInfo,
-    In, Out,
+    CUDA_HOST_NODE_PARAMS, CUDA_KERNEL_NODE_PARAMS_v2, CUDA_MEMSET_NODE_PARAMS, CUgraphEdgeData,
+    CUgraphExecUpdateResultInfo, In, Out,
 };
 use softgpu::{capture, copy, event, graph, graph_exec, memops, stream, user_object};
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 const RELAXED: u32 = 2;
+const LOSSY_QUERY: u32 = 402;
 const NON_BLOCKING: u32 = 1;
 
 fn begin(stream: u64) {
@@ -308,4 +309,64 @@ fn a_launched_graph_waits_for_events_as_they_were_at_its_launch() {
     word(gate).store(1, Ordering::Release);
     cu!(stream::cuStreamSynchronize(stream));
     assert_eq!(fetch::<u32>(device, 1), [3]);
+}
+
+#[test]
+fn edges_are_kept_and_shown_with_their_data() {
+    const PROGRAMMATIC: CUgraphEdgeData =
+        CUgraphEdgeData { from_port: 1, to_port: 0, kind: 1, reserved: [0; 5] };
+    let _ctx = Ctx::on(0);
+    let device = alloc(4);
+    let twice = function(load(PTX), "twice");
+    let argument: *const c_void = (&raw const device).cast();
+    let params = CUDA_KERNEL_NODE_PARAMS_v2 {
+        func: twice,
+        gridDimX: 1,
+        gridDimY: 1,
+        gridDimZ: 1,
+        blockDimX: 1,
+        blockDimY: 1,
+        blockDimZ: 1,
+        kernelParams: &raw const argument,
+        ..Default::default()
+    };
+    let (mut handle, mut first, mut last, mut empty) = (0, 0, 0, 0);
+    cu!(graph::cuGraphCreate(Out::new(&mut handle), 0));
+    cu!(graph::cuGraphAddKernelNode_v2(Out::new(&mut first), handle, In::null(), 0, In::new(&params)));
+    cu!(graph::cuGraphAddKernelNode_v2(Out::new(&mut last), handle, In::null(), 0, In::new(&params)));
+    cu!(graph::cuGraphAddEmptyNode(Out::new(&mut empty), handle, In::null(), 0));
+    let add = |to: &u64, data: &CUgraphEdgeData| {
+        code!(graph::cuGraphAddDependencies_v2(handle, In::new(&first), In::new(to), In::new(data), 1))
+    };
+    assert_eq!(add(&last, &PROGRAMMATIC), 0);
+    assert_eq!(add(&empty, &PROGRAMMATIC), INVALID_VALUE, "only between kernels");
+    let unknown = CUgraphEdgeData { from_port: 3, ..PROGRAMMATIC };
+    assert_eq!(add(&last, &unknown), INVALID_VALUE);
+    let (mut from, mut to, mut data, mut count) = (0, 0, CUgraphEdgeData::default(), 1);
+    cu!(graph::cuGraphGetEdges_v2(
+        handle,
+        Out::new(&mut from),
+        Out::new(&mut to),
+        Out::new(&mut data),
+        Out::new(&mut count)
+    ));
+    assert_eq!((from, to, data, count), (first, last, PROGRAMMATIC, 1));
+    let without =
+        code!(graph::cuGraphGetEdges(handle, Out::new(&mut from), Out::new(&mut to), Out::new(&mut count)));
+    assert_eq!(without, LOSSY_QUERY);
+    let mut node = 0;
+    let lost = |out, count| code!(graph::cuGraphNodeGetDependencies_v2(last, out, Out::null(), count));
+    assert_eq!(lost(Out::new(&mut node), Out::new(&mut count)), LOSSY_QUERY);
+    assert_eq!(lost(Out::null(), Out::new(&mut count)), 0, "a count loses nothing");
+    let mut copy = 0;
+    cu!(graph::cuGraphClone(Out::new(&mut copy), handle));
+    data = CUgraphEdgeData::default();
+    cu!(graph::cuGraphGetEdges_v2(
+        copy,
+        Out::new(&mut from),
+        Out::new(&mut to),
+        Out::new(&mut data),
+        Out::new(&mut count)
+    ));
+    assert_eq!(data, PROGRAMMATIC, "a clone has the same");
 }

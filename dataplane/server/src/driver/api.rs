@@ -13,8 +13,8 @@ use cudarc::driver::sys::{
 use libloading::Library;
 
 use super::layouts::{
-    AccessDesc, AllocationProp, Array3d, EdgeData, ExecUpdate, HostFunction, HostNode, KernelNode, NodeParams,
-    LaunchConfig, Memcpy3d, MemsetNode, Resource, StreamAttribute, TensorMap, Texture, View,
+    AccessDesc, AllocationProp, Array3d, EdgeData, ExecUpdate, HostFunction, HostNode, KernelNode,
+    LaunchConfig, Memcpy3d, MemsetNode, NodeParams, Resource, StreamAttribute, TensorMap, Texture, View,
 };
 use super::load::LoadError;
 use super::{NOT_SUPPORTED, Status};

@@ -9,8 +9,8 @@ use std::io::Read;
 
 use cudarc::driver::sys::{CUgraph, CUgraphNode};
 use fusewire_wire::ops::table::{
-    AddKernelNode, AddMemcpyNode, AddMemsetNode, AddNode, CaptureBeginTo, CaptureInfo,
-    CaptureInfoReply, CaptureUpdate, ExecUpdateReply, GraphInstantiate, GraphNodes, KernelNodeReply, NODE_HANDLE_STEP,
+    AddKernelNode, AddMemcpyNode, AddMemsetNode, AddNode, CaptureBeginTo, CaptureInfo, CaptureInfoReply,
+    CaptureUpdate, ExecUpdateReply, GraphInstantiate, GraphNodes, KernelNodeReply, NODE_HANDLE_STEP,
     NodeSetKernel,
 };
 use fusewire_wire::ops::{Answer, Call, Dim3, Nothing, Status};

@@ -326,9 +326,10 @@ fn edges_keep_their_data() {
     let third = add_kernel(&mut client, place, &[(first, ORDINARY), (second, PROGRAMMATIC)], [a, b]).unwrap();
     let all = [[first, second, PROGRAMMATIC], [first, third, ORDINARY], [second, third, PROGRAMMATIC]];
     assert_eq!(edges_of(&mut client, graph), all);
-    for (node, forward, expected) in
-        [(third, 0, [first, second, ORDINARY, PROGRAMMATIC]), (first, 1, [second, third, PROGRAMMATIC, ORDINARY])]
-    {
+    for (node, forward, expected) in [
+        (third, 0, [first, second, ORDINARY, PROGRAMMATIC]),
+        (first, 1, [second, third, PROGRAMMATIC, ORDINARY]),
+    ] {
         let record = NodeNeighbours { node, first_node: 1, forward, reserved: 0 };
         let (found, tail) = client.ask_with(record, &[]).unwrap();
         assert_eq!((found.count, handles(&tail, 4)), (2, expected.to_vec()));

@@ -9,8 +9,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
 
 use fusewire_wire::ops::table::{
-    CtxSynchronize, ExecUpdateReply, GraphClone, GraphCreate, GraphDestroy, GraphDot, GraphExecDestroy, GraphExecUpdate,
-    GraphInstantiate, GraphLaunch, GraphUpload,
+    CtxSynchronize, ExecUpdateReply, GraphClone, GraphCreate, GraphDestroy, GraphDot, GraphExecDestroy,
+    GraphExecUpdate, GraphInstantiate, GraphLaunch, GraphUpload,
 };
 
 use crate::abi::per_thread::default_stream;
@@ -326,7 +326,9 @@ fn outcome(reply: Result<ExecUpdateReply, CUresult>) -> (UpdateInfo, Result<(), 
     match reply {
         Ok(reply) => {
             // Only nodes that the program can know.
-            let node = |name| if graphs::node(handles::pointer(name)).is_ok() { handles::pointer(name) } else { null };
+            let node = |name| {
+                if graphs::node(handles::pointer(name)).is_ok() { handles::pointer(name) } else { null }
+            };
             let info = UpdateInfo { result: reply.result, node: node(reply.node), from: node(reply.from) };
             (info, if reply.result == 0 { Ok(()) } else { Err(CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE) })
         }
@@ -451,7 +453,11 @@ mod tests {
             let known = graphs::name_node();
             graphs::add_node(known, 0x71, 0, graphs::Made::Other);
             let (info, code) = outcome(Ok(ExecUpdateReply { result, reserved: 0, node: known, from: 0x10 }));
-            assert_eq!((handles::number(info.node), handles::number(info.from)), (known, 0), "no unknown nodes");
+            assert_eq!(
+                (handles::number(info.node), handles::number(info.from)),
+                (known, 0),
+                "no unknown nodes"
+            );
             (info.result, code)
         };
         assert_eq!(told(0), (0, Ok(())));

@@ -282,8 +282,7 @@ fn launch_ex(
 fn recorded_events(stream: &Stream, attributes: &[LaunchAttribute]) -> Result<Vec<Arc<Event>>, CUresult> {
     let mut events: Vec<Arc<Event>> = Vec::new();
     for attribute in attributes.iter().filter(|a| matches!(a.id, PROGRAMMATIC_EVENT | COMPLETION_EVENT)) {
-        let handle =
-            u64::from_ne_bytes(*attribute.value.first_chunk::<8>().ok_or(CUDA_ERROR_INVALID_VALUE)?);
+        let handle = u64::from_ne_bytes(*attribute.value.first_chunk::<8>().ok_or(CUDA_ERROR_INVALID_VALUE)?);
         let event = handles::event(handles::pointer(handle)).map_err(|_| CUDA_ERROR_INVALID_HANDLE)?;
         if event.context.handle != stream.context.handle {
             return Err(CUDA_ERROR_INVALID_HANDLE);

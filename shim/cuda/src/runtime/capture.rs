@@ -191,7 +191,13 @@ impl Captures {
     }
 
     /// Keeps the dependencies of a stream for the program: where the nodes are, and the data of their edges.
-    pub(crate) fn keep(&self, id: u64, stream: u64, nodes: &[u64], edges: &[u64]) -> (*const usize, *const u64) {
+    pub(crate) fn keep(
+        &self,
+        id: u64,
+        stream: u64,
+        nodes: &[u64],
+        edges: &[u64],
+    ) -> (*const usize, *const u64) {
         let given = Given {
             nodes: nodes.iter().map(|node| usize::try_from(*node).unwrap_or(0)).collect(),
             edges: edges.into(),
