@@ -109,7 +109,8 @@ impl Graph {
             let before = nodes.iter().find(|node| node.handle == *before).ok_or(Code::INVALID_VALUE)?;
             let kernels = matches!((&before.work, work), (Work::Kernel(_), Work::Kernel(_)));
             let known = [CUgraphEdgeData::PROGRAMMATIC, CUgraphEdgeData::LAUNCH_ORDER].contains(data);
-            if !data.is_ordinary() && !(kernels && known) {
+            let may_be = data.is_ordinary() || (kernels && known);
+            if !may_be {
                 return Err(Code::INVALID_VALUE);
             }
         }
