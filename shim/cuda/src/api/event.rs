@@ -164,13 +164,19 @@ pub unsafe extern "C" fn cuEventSynchronize(event: CUevent) -> CUresult {
             return outcome(&event);
         }
         let since = Instant::now();
+        if lock(&event.state).capture == 0 {
+            runtime.session.hurry();
+            runtime.session.spin_until(|| event.is_reached());
+        }
         let mut state = lock(&event.state);
         while !event.is_reached() {
             runtime.session.check()?;
             if state.capture != 0 {
                 return Err(CUDA_ERROR_CAPTURED_EVENT);
             }
+            state.asleep += 1;
             state = event.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.asleep -= 1;
         }
         drop(state);
         stats::waited(since, 0);

@@ -205,6 +205,8 @@ pub(crate) struct EventState {
     pub(crate) stream: Option<Arc<Stream>>,
     /// The capture that the last record was part of; 0 when none.
     pub(crate) capture: u64,
+    /// Callers asleep until the event is reached.
+    pub(crate) asleep: u32,
 }
 
 /// `CU_EVENT_DISABLE_TIMING`.
@@ -232,7 +234,9 @@ impl Event {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.status = status;
         self.reached.fetch_max(number, std::sync::atomic::Ordering::Release);
-        self.changed.notify_all();
+        if state.asleep != 0 {
+            self.changed.notify_all();
+        }
     }
 }
 

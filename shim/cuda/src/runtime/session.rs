@@ -55,21 +55,41 @@ pub(crate) enum Reclaim {
 
 /// One caller that waits.
 pub(crate) struct Waiter {
+    /// The answer is there and its lock free: the caller that spins takes it without meeting anybody.
     ready: AtomicBool,
-    answer: Mutex<Option<(CUresult, Vec<u8>)>>,
+    /// The caller sleeps, or is about to: only then is there a system call to wake it.
+    asleep: AtomicBool,
+    answer: Mutex<Answer>,
     changed: Condvar,
+}
+
+#[derive(Default)]
+struct Answer {
+    given: bool,
+    value: Option<(CUresult, Vec<u8>)>,
 }
 
 impl Waiter {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { ready: AtomicBool::new(false), answer: Mutex::new(None), changed: Condvar::new() })
+        Arc::new(Self {
+            ready: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
+            answer: Mutex::default(),
+            changed: Condvar::new(),
+        })
     }
 
     pub(crate) fn complete(&self, status: CUresult, body: Vec<u8>) {
         let mut answer = lock(&self.answer);
-        if answer.is_none() && !self.ready.load(Relaxed) {
-            *answer = Some((status, body));
-            self.ready.store(true, Release);
+        if answer.given {
+            return;
+        }
+        *answer = Answer { given: true, value: Some((status, body)) };
+        drop(answer);
+        self.ready.store(true, Release);
+        // A caller that found no answer has said, under the lock, that it sleeps.
+        if self.asleep.load(Acquire) {
+            drop(lock(&self.answer));
             self.changed.notify_all();
         }
     }
@@ -83,9 +103,10 @@ impl Waiter {
         }
         let mut answer = lock(&self.answer);
         loop {
-            if let Some(answer) = answer.take() {
-                return answer;
+            if let Some(value) = answer.value.take() {
+                return value;
             }
+            self.asleep.store(true, Release);
             answer = self.changed.wait(answer).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -172,6 +193,8 @@ pub(crate) struct Session {
     lane: Mutex<Lane>,
     /// Something was published since the I/O thread last looked: it takes the lane only then.
     gathered: AtomicBool,
+    /// Somebody waits for what has been published: it is not to wait for company.
+    urgent: AtomicBool,
     /// The peer has acknowledged something: there may be room again.
     room: Condvar,
     pub(crate) pending: Mutex<HashMap<u64, Pending>>,
@@ -213,6 +236,7 @@ impl Session {
                 next_chunk: 0,
             }),
             gathered: AtomicBool::new(false),
+            urgent: AtomicBool::new(false),
             room: Condvar::new(),
             pending: Mutex::new(HashMap::new()),
             copies_out: AtomicUsize::new(0),
@@ -369,8 +393,12 @@ impl Session {
             lock(&self.pending).insert(number, pending);
         }
         drop(lane);
-        self.gathered.store(true, Release);
-        self.wake();
+        // Cleared under the lane's lock, before what there is then is taken: so, where it is still set, the I/O
+        // thread has yet to come by, and whoever set it wakes it.
+        if !self.gathered.load(Acquire) {
+            self.gathered.store(true, Release);
+            self.wake();
+        }
         stats::published(size_of::<R>() + tail.iter().map(|piece| piece.len()).sum::<usize>());
         Ok(number)
     }
@@ -400,6 +428,7 @@ impl Session {
         let waiter = Waiter::new();
         let mine = waiter.clone();
         let number = self.publish(record, tail, move |_, _| Some(Pending::Call(mine)))?;
+        self.hurry();
         let (status, mut body) = waiter.wait(self.spin);
         stats::waited(since, body.len());
         if status != CUDA_SUCCESS {
@@ -416,6 +445,7 @@ impl Session {
     /// Waits for a copy that was published with this waiter.
     pub(crate) fn wait_for(&self, waiter: &Waiter, bytes: usize) -> Result<(), CUresult> {
         let since = Instant::now();
+        self.hurry();
         let (status, _) = waiter.wait(self.spin);
         stats::waited(since, bytes);
         if status == CUDA_SUCCESS { Ok(()) } else { Err(status) }
@@ -427,9 +457,39 @@ impl Session {
         }
     }
 
+    /// The caller is about to wait for what it has published.
+    #[inline]
+    pub(crate) fn hurry(&self) {
+        self.urgent.store(true, Release);
+    }
+
+    /// Whether there is anything to send.
+    #[inline]
+    pub(crate) fn has_gathered(&self) -> bool {
+        self.gathered.load(Acquire)
+    }
+
+    /// Whether it is waited for.
+    #[inline]
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.urgent.load(Acquire)
+    }
+
+    /// Spins, while threads are to spin at all, until `done`. Gives whether it came to that.
+    pub(crate) fn spin_until(&self, done: impl Fn() -> bool) -> bool {
+        let start = Instant::now();
+        while !done() {
+            if start.elapsed() >= self.spin {
+                return done();
+            }
+            std::hint::spin_loop();
+        }
+        true
+    }
+
     /// The next batch to be sent, for the I/O thread; `ack` goes along.
     pub(crate) fn seal(&self, ack: u64) -> Option<fusewire_wire::session::SealedBatch> {
-        if !self.gathered.load(Acquire) {
+        if !self.has_gathered() {
             return None;
         }
         let mut lane = lock(&self.lane);
@@ -438,6 +498,8 @@ impl Session {
         let batch = lane.outbox.seal(ack);
         if lane.outbox.has_output() {
             self.gathered.store(true, Release);
+        } else {
+            self.urgent.store(false, Relaxed);
         }
         batch
     }
