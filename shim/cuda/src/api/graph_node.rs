@@ -176,7 +176,7 @@ struct Kernel {
     grid: Dim3,
     block: Dim3,
     shared_bytes: u32,
-    packed: Packed,
+    parameters: Vec<u8>,
     /// Host memory that the kernel is given.
     ranges: Vec<(u64, u64)>,
 }
@@ -184,7 +184,7 @@ struct Kernel {
 impl Kernel {
     /// # Safety
     /// The pointers in `given` are what the driver takes for the function.
-    unsafe fn read(runtime: &Runtime, given: &KernelParams) -> Result<Box<Self>, CUresult> {
+    unsafe fn read(runtime: &Runtime, given: &KernelParams) -> Result<Self, CUresult> {
         let KernelParams { v1, kernel, context } = *given;
         let named = if v1.function.is_null() { kernel } else { v1.function };
         let function = handles::function(named).map_err(|_| CUDA_ERROR_INVALID_HANDLE)?;
@@ -198,14 +198,14 @@ impl Kernel {
         }
         let mut packed = Packed::new();
         // SAFETY: the caller's promise.
-        unsafe { packed.pack(&function, parameters, extra) }?;
-        let mirrors = mirror::pointed_to(runtime, &context, packed.bytes())?;
+        let parameters = unsafe { packed.pack(&function, parameters, extra) }?.to_vec();
+        let mirrors = mirror::pointed_to(runtime, &context, &parameters)?;
         let ranges = mirrors.iter().map(|mirror| (mirror.base, mirror.bytes as u64)).collect();
-        Ok(Box::new(Self { function, context, grid, block, shared_bytes, packed, ranges }))
+        Ok(Self { function, context, grid, block, shared_bytes, parameters, ranges })
     }
 
     fn parameter_bytes(&self) -> u32 {
-        u32::try_from(self.packed.bytes().len()).unwrap_or(0)
+        u32::try_from(self.parameters.len()).unwrap_or(0)
     }
 }
 
@@ -237,7 +237,7 @@ unsafe fn add_kernel(runtime: &Runtime, new: New, given: &KernelParams) -> Resul
         reserved: 0,
     };
     let [nodes, edges] = new.dependencies.pieces();
-    runtime.session.call(&record, &[nodes, edges, kernel.packed.bytes()])?;
+    runtime.session.call(&record, &[nodes, edges, &kernel.parameters])?;
     add_ranges(&new.graph.host, &kernel.ranges);
     new.done(KERNEL, Made::Kernel)
 }
@@ -714,7 +714,7 @@ pub(crate) unsafe fn set_kernel(
         shared_bytes: kernel.shared_bytes,
         parameter_bytes: kernel.parameter_bytes(),
     };
-    runtime.session.call(&record, &[kernel.packed.bytes()])?;
+    runtime.session.call(&record, &[&kernel.parameters])?;
     match exec {
         Some(exec) => add_ranges(&exec.host, &kernel.ranges),
         None => {

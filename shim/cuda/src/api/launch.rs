@@ -142,8 +142,7 @@ pub unsafe extern "C" fn cuLaunchKernel(
         check(runtime, &stream, &function, &shape)?;
         let mut packed = Packed::new();
         // SAFETY: the program's pointers, as the launch functions take them.
-        unsafe { packed.pack(&function, parameters, extra) }?;
-        let bytes = packed.bytes();
+        let bytes = unsafe { packed.pack(&function, parameters, extra) }?;
         let record = Launch {
             function: function.handle,
             stream: stream.handle,
@@ -232,8 +231,7 @@ fn launch_ex(
     check(runtime, &stream, &function, shape)?;
     let mut packed = Packed::new();
     // SAFETY: the program's pointers, as the launch functions take them.
-    unsafe { packed.pack(&function, parameters, extra) }?;
-    let bytes = packed.bytes();
+    let bytes = unsafe { packed.pack(&function, parameters, extra) }?;
     let parameter_bytes = u32::try_from(bytes.len()).unwrap_or(0);
     if attributes.is_empty() {
         let record = Launch {

@@ -10,24 +10,26 @@ use super::objects::Function;
 /// The driver's limit: 32,764 bytes of parameters.
 const MOST: usize = 32 * 1024;
 
-/// A parameter buffer on the stack: launches allocate nothing.
+/// Room for parameters on the stack: launches allocate nothing. It holds nothing but bytes that are not
+/// initialised, since with any other field the compiler would zero all of it for every launch.
 pub(crate) struct Packed {
     bytes: [std::mem::MaybeUninit<u8>; MOST],
-    length: usize,
 }
 
 impl Packed {
     pub(crate) fn new() -> Self {
-        Self { bytes: [std::mem::MaybeUninit::uninit(); MOST], length: 0 }
+        Self { bytes: [std::mem::MaybeUninit::uninit(); MOST] }
     }
 
+    /// # Safety
+    /// The first `length` bytes are initialised.
     #[inline]
-    pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: `pack` has initialised the first `length` bytes.
-        unsafe { std::slice::from_raw_parts(self.bytes.as_ptr().cast(), self.length) }
+    unsafe fn filled(&self, length: usize) -> &[u8] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.bytes.as_ptr().cast(), length) }
     }
 
-    /// Fills the buffer from `parameters` (a pointer to each value) or `extra` (a whole buffer).
+    /// The parameter buffer, made from `parameters` (a pointer to each value) or `extra` (a whole buffer).
     ///
     /// # Errors
     /// `CUDA_ERROR_INVALID_VALUE` when both or neither are given, or something is missing.
@@ -40,7 +42,7 @@ impl Packed {
         function: &Function,
         parameters: *const *mut c_void,
         extra: *const *mut c_void,
-    ) -> Result<(), CUresult> {
+    ) -> Result<&[u8], CUresult> {
         if !extra.is_null() {
             if !parameters.is_null() {
                 return Err(CUDA_ERROR_INVALID_VALUE);
@@ -50,8 +52,7 @@ impl Packed {
         }
         let length = function.parameter_bytes;
         if length == 0 {
-            self.length = 0;
-            return Ok(());
+            return Ok(&[]);
         }
         if parameters.is_null() || length > MOST {
             return Err(if parameters.is_null() {
@@ -74,19 +75,28 @@ impl Packed {
                 if source.is_null() {
                     return Err(CUDA_ERROR_INVALID_VALUE);
                 }
-                target.add(filled).write_bytes(0, offset - filled);
-                std::ptr::copy_nonoverlapping(source.cast::<u8>(), target.add(offset), bytes);
+                if offset != filled {
+                    target.add(filled).write_bytes(0, offset - filled);
+                }
+                // Sizes known to the compiler need no call: most parameters are a pointer or an int.
+                match bytes {
+                    8 => std::ptr::copy_nonoverlapping(source.cast::<u8>(), target.add(offset), 8),
+                    4 => std::ptr::copy_nonoverlapping(source.cast::<u8>(), target.add(offset), 4),
+                    _ => std::ptr::copy_nonoverlapping(source.cast::<u8>(), target.add(offset), bytes),
+                }
             }
             filled = offset + bytes;
         }
-        // SAFETY: `filled <= length <= MOST`.
-        unsafe { target.add(filled).write_bytes(0, length - filled) };
-        self.length = length;
-        Ok(())
+        if filled != length {
+            // SAFETY: `filled <= length <= MOST`.
+            unsafe { target.add(filled).write_bytes(0, length - filled) };
+        }
+        // SAFETY: every byte below `length` has just been written.
+        Ok(unsafe { self.filled(length) })
     }
 
     /// `CU_LAUNCH_PARAM_*`: pairs of a name and a value, ended by NULL.
-    unsafe fn copy_extra(&mut self, extra: *const *mut c_void) -> Result<(), CUresult> {
+    unsafe fn copy_extra(&mut self, extra: *const *mut c_void) -> Result<&[u8], CUresult> {
         const POINTER: usize = 1;
         const SIZE: usize = 2;
         let mut source: *const u8 = std::ptr::null();
@@ -116,8 +126,8 @@ impl Packed {
             // SAFETY: the program's buffer of `length` bytes; ours is larger.
             unsafe { std::ptr::copy_nonoverlapping(source, self.bytes.as_mut_ptr().cast::<u8>(), length) };
         }
-        self.length = length;
-        Ok(())
+        // SAFETY: every byte below `length` has just been written.
+        Ok(unsafe { self.filled(length) })
     }
 }
 
@@ -159,8 +169,8 @@ mod tests {
         let pointers = [(&raw const a).cast_mut().cast::<c_void>(), (&raw const b).cast_mut().cast()];
         let mut packed = Packed::new();
         // SAFETY: two pointers for two parameters of these sizes.
-        unsafe { packed.pack(&function, pointers.as_ptr(), std::ptr::null()) }.unwrap();
-        assert_eq!(packed.bytes(), [4, 3, 2, 1, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0]);
+        let bytes = unsafe { packed.pack(&function, pointers.as_ptr(), std::ptr::null()) }.unwrap();
+        assert_eq!(bytes, [4, 3, 2, 1, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0]);
     }
 
     #[test]
@@ -177,8 +187,8 @@ mod tests {
         ];
         let mut packed = Packed::new();
         // SAFETY: a well-formed list.
-        unsafe { packed.pack(&function, std::ptr::null(), extra.as_ptr()) }.unwrap();
-        assert_eq!(packed.bytes(), buffer);
+        let bytes = unsafe { packed.pack(&function, std::ptr::null(), extra.as_ptr()) }.unwrap();
+        assert_eq!(bytes, buffer);
         // SAFETY: as above; refused before anything is read.
         let both = unsafe { packed.pack(&function, extra.as_ptr(), extra.as_ptr()) };
         assert_eq!(both, Err(CUDA_ERROR_INVALID_VALUE));
