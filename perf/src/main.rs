@@ -1,0 +1,71 @@
+//! `fusewire-perf`: what Fusewire costs against the same work done natively on the GPU host.
+//!
+//! This file is the command line; each command has a file of its own. `suite/` measures, by means of `rig/`,
+//! which starts servers and the processes that take turns; `probe/` is what those processes run; `report/`
+//! works on results only. `result.rs` is the form of a result, and perf/README.md says how to read one.
+//!
+//! Exit codes: 0 done, 1 something failed, 2 usage, 3 this machine cannot do what was asked.
+
+mod error;
+mod machine;
+mod probe;
+mod report;
+mod result;
+mod rig;
+mod stats;
+mod suite;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Measures Fusewire against native, in turns within one run.
+#[derive(Debug, Parser)]
+#[command(name = "fusewire-perf", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Latency of single driver calls, in percentiles
+    Latency(suite::latency::Args),
+    /// Copies between host and device, by size
+    Bandwidth(suite::bandwidth::Args),
+    /// Training steps of ResNet-50 and Inception-v3
+    Train(suite::train::Args),
+    /// Join results, the later of two figures for the same thing winning
+    Merge(report::merge::Args),
+    /// What the measuring processes run
+    #[command(hide = true)]
+    Probe(probe::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Latency(args) => suite::latency::run(&args),
+        Command::Bandwidth(args) => suite::bandwidth::run(&args),
+        Command::Train(args) => suite::train::run(&args),
+        Command::Merge(args) => report::merge::run(&args),
+        Command::Probe(args) => probe::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fusewire-perf: {error}");
+            error.exit_code()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,3 @@
+//! What is made of results. Nothing here measures.
+
+pub(crate) mod merge;

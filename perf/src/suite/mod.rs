@@ -1,0 +1,24 @@
+//! The measurements, a file each.
+
+pub(crate) mod bandwidth;
+pub(crate) mod latency;
+pub(crate) mod train;
+
+use std::ffi::OsString;
+
+use crate::error::{Context, Result};
+use crate::rig::link::{self, Link};
+
+/// The links of a suite, as the command line names them.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Links {
+    /// Links to measure: shm, tcp
+    #[arg(long, value_name = "LINK,...", value_delimiter = ',', default_value = "shm,tcp", value_parser = link::parse)]
+    pub(crate) links: Vec<Link>,
+}
+
+/// The command line of a probe: this very program.
+fn probe() -> Result<Vec<OsString>> {
+    let program = std::env::current_exe().failed(|| "cannot tell where this program is".into())?;
+    Ok(vec![program.into(), "probe".into()])
+}
