@@ -35,6 +35,8 @@ enum Command {
     Bandwidth(suite::bandwidth::Args),
     /// Training steps of ResNet-50 and Inception-v3
     Train(suite::train::Args),
+    /// Training over links of several bandwidths, against native and the link's own bound
+    Matrix(suite::matrix::Args),
     /// Join results, the later of two figures for the same thing winning
     Merge(report::merge::Args),
     /// What the measuring processes run
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::Latency(args) => suite::latency::run(&args),
         Command::Bandwidth(args) => suite::bandwidth::run(&args),
         Command::Train(args) => suite::train::run(&args),
+        Command::Matrix(args) => suite::matrix::run(&args),
         Command::Merge(args) => report::merge::run(&args),
         Command::Probe(args) => probe::run(&args),
     };

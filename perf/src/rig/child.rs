@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::error::{Context, Error, Result};
 use crate::rig::Rig;
-use crate::rig::link::Link;
+use crate::rig::session::Place;
 
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
@@ -32,15 +32,10 @@ pub(crate) struct Child {
 
 impl Child {
     /// Starts a program on one side. `name` is for its log.
-    pub(crate) fn start(
-        rig: &Rig,
-        name: &str,
-        program: &[OsString],
-        link: Option<(&Link, &str)>,
-    ) -> Result<Child> {
-        let side = link.map_or("native", |(link, _)| link.name).to_owned();
-        let words = rig.wrapped(program, link);
-        let (set, removed) = rig.environment(link.is_none());
+    pub(crate) fn start(rig: &Rig, name: &str, program: &[OsString], place: Option<&Place>) -> Result<Child> {
+        let side = place.map_or("native", |place| place.link.name).to_owned();
+        let words = rig.wrapped(program, place.map(|place| place.server.address.as_str()));
+        let (set, removed) = rig.environment(place.is_none());
         let log = rig.log(&format!("{name}-{side}"));
         let file = File::create(&log).failed(|| format!("{}", log.display()))?;
         let [first, rest @ ..] = words.as_slice() else {
@@ -53,6 +48,9 @@ impl Child {
         }
         command.envs(set);
         dies_with_us(&mut command);
+        if let Some(network) = place.and_then(|place| place.network.as_ref()) {
+            network.client.confine(&mut command);
+        }
         let started = Instant::now();
         let mut process =
             command.spawn().usage(|| format!("{} cannot be started", first.to_string_lossy()))?;

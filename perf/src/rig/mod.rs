@@ -6,10 +6,13 @@
 
 pub(crate) mod child;
 pub(crate) mod hide;
+pub(crate) mod line;
 pub(crate) mod link;
+pub(crate) mod namespace;
 pub(crate) mod recorder;
 pub(crate) mod server;
 pub(crate) mod session;
+pub(crate) mod shaped;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -161,8 +164,8 @@ impl Rig {
     }
 
     /// The whole command line of a program on one side: as it is for native, wrapped for a link.
-    pub(crate) fn wrapped(&self, program: &[OsString], link: Option<(&Link, &str)>) -> Vec<OsString> {
-        let Some((_, address)) = link else { return program.to_vec() };
+    pub(crate) fn wrapped(&self, program: &[OsString], address: Option<&str>) -> Vec<OsString> {
+        let Some(address) = address else { return program.to_vec() };
         let mut words: Vec<OsString> = self.hiding.as_ref().map(Hiding::words).unwrap_or_default();
         words.extend([self.fusewire.clone().into(), "run".into(), "--lib-dir".into()]);
         words.extend([self.lib_dir.clone().into(), "--server".into(), address.into(), "--".into()]);

@@ -11,6 +11,7 @@ use crate::error::{Context, Error, Result};
 use crate::rig::Rig;
 use crate::rig::child::dies_with_us;
 use crate::rig::link::Link;
+use crate::rig::shaped::Shaped;
 
 /// The first worker starts the driver, which may take its time on a cold machine.
 const START_LIMIT: Duration = Duration::from_secs(150);
@@ -25,7 +26,7 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts a server for a link. Where it refuses the address, the error is `Unsupported`.
-    pub(crate) fn start(rig: &Rig, link: &Link) -> Result<Server> {
+    pub(crate) fn start(rig: &Rig, link: &Link, network: Option<&Shaped>) -> Result<Server> {
         let listen = link.listen(rig.work());
         let log = rig.log(&format!("serve-{}", link.name));
         let file = File::create(&log).failed(|| format!("{}", log.display()))?;
@@ -39,6 +40,11 @@ impl Server {
         // What an earlier run left in the server's caches is not what this one is to find.
         command.env("XDG_CACHE_HOME", rig.work().join(format!("cache-{}", link.name)));
         dies_with_us(&mut command);
+        if let Some(network) = network {
+            // Nobody else is in that network.
+            command.arg("--insecure");
+            network.server.confine(&mut command);
+        }
         let process = command.spawn().failed(|| format!("{} serve", rig.fusewire.display()))?;
         let mut server = Server { process, address: listen };
         server.wait_ready(link, &log)?;

@@ -12,9 +12,11 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::rig::Rig;
 use crate::rig::child::Child;
-use crate::rig::link::Link;
+use crate::rig::line;
+use crate::rig::link::{Link, Way};
 use crate::rig::recorder::Recorder;
 use crate::rig::server::Server;
+use crate::rig::shaped::Shaped;
 
 /// For a process to come up: Python, PyTorch, the driver.
 const READY_LIMIT: Duration = Duration::from_secs(240);
@@ -22,7 +24,7 @@ const READY_LIMIT: Duration = Duration::from_secs(240);
 #[derive(Debug)]
 pub(crate) struct Session {
     native: Child,
-    _baseline: Option<Server>,
+    _baseline: Option<Place>,
     remotes: Vec<Remote>,
 }
 
@@ -31,7 +33,27 @@ struct Remote {
     link: Link,
     // Dropped in this order: the client goes before its server.
     child: Child,
-    _server: Server,
+    _place: Place,
+}
+
+/// A server at the end of a link.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) link: Link,
+    pub(crate) server: Server,
+    pub(crate) network: Option<Shaped>,
+}
+
+impl Place {
+    /// Makes the link, measures what plain TCP gets of it, and starts a server at its end.
+    pub(crate) fn start(rig: &Rig, link: Link, recorder: &mut Recorder) -> Result<Place> {
+        let network = link.network()?;
+        if link.way != Way::Unix {
+            recorder.about(&format!("line_{}", link.name), line::measure(network.as_ref())?);
+        }
+        let server = Server::start(rig, &link, network.as_ref())?;
+        Ok(Place { link, server, network })
+    }
 }
 
 /// What both sides answered, round by round, over one link.
@@ -55,11 +77,10 @@ impl Session {
             None => None,
             Some(link) => {
                 recorder.about("baseline", link.name.into());
-                Some((link, Server::start(rig, &link)?))
+                Some(Place::start(rig, link, recorder)?)
             }
         };
-        let over = baseline.as_ref().map(|(link, server)| (link, server.address.as_str()));
-        let mut native = Child::start(rig, "baseline", program, over)?;
+        let mut native = Child::start(rig, "baseline", program, baseline.as_ref())?;
         let ready = native.hear(READY_LIMIT)?;
         if let Some(about) = ready.as_object() {
             for (name, value) in about {
@@ -69,7 +90,7 @@ impl Session {
         let mut remotes = Vec::new();
         let mut last = None;
         for link in links {
-            match Remote::start(rig, *link, program) {
+            match Remote::start(rig, *link, program, recorder) {
                 Ok(remote) => remotes.push(remote),
                 Err(error @ Error::Unsupported(_)) => {
                     recorder.say(&format!("{error}; it is left out"));
@@ -83,7 +104,7 @@ impl Session {
         }
         match (remotes.is_empty(), last) {
             (true, Some(error)) => Err(error),
-            _ => Ok(Session { native, _baseline: baseline.map(|(_, server)| server), remotes }),
+            _ => Ok(Session { native, _baseline: baseline, remotes }),
         }
     }
 
@@ -158,10 +179,10 @@ impl Session {
 }
 
 impl Remote {
-    fn start(rig: &Rig, link: Link, program: &[OsString]) -> Result<Remote> {
-        let server = Server::start(rig, &link)?;
-        let mut child = Child::start(rig, "child", program, Some((&link, &server.address)))?;
+    fn start(rig: &Rig, link: Link, program: &[OsString], recorder: &mut Recorder) -> Result<Remote> {
+        let place = Place::start(rig, link, recorder)?;
+        let mut child = Child::start(rig, "child", program, Some(&place))?;
         child.hear(READY_LIMIT)?;
-        Ok(Remote { link, child, _server: server })
+        Ok(Remote { link, child, _place: place })
     }
 }

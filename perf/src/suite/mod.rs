@@ -2,6 +2,7 @@
 
 pub(crate) mod bandwidth;
 pub(crate) mod latency;
+pub(crate) mod matrix;
 pub(crate) mod train;
 
 use std::ffi::OsString;
@@ -12,7 +13,7 @@ use crate::rig::link::{self, Link};
 /// The links of a suite, as the command line names them.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Links {
-    /// Links to measure: shm, tcp
+    /// Links to measure: shm, tcp, 100g, 25g, 10g
     #[arg(long, value_name = "LINK,...", value_delimiter = ',', default_value = "shm,tcp", value_parser = link::parse)]
     pub(crate) links: Vec<Link>,
 }

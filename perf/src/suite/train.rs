@@ -252,7 +252,7 @@ fn figure(case: Case, item: bool, count: u32, bytes: f64, rounds: Rounds) -> Res
     if let Some(ms) = native.median {
         about.insert("needs_gbit".to_owned(), json!(bytes * 8.0 / (ms * 1e6)));
     }
-    Ok(Figure {
+    let figure = Figure {
         run: 0,
         suite: String::new(),
         case: format!("{}{}", case.name(), if item { " item" } else { "" }),
@@ -263,7 +263,8 @@ fn figure(case: Case, item: bool, count: u32, bytes: f64, rounds: Rounds) -> Res
         remote: side(&rounds.remote)?,
         ratio: None,
         about,
-    })
+    };
+    Ok(figure.with_ratio())
 }
 
 fn side(answers: &[Value]) -> Result<Side> {
