@@ -2,7 +2,7 @@
 
     {"do": "prepare", "model": "resnet50", "precision": "fp32", "batch": 32}
     {"do": "steps", "count": 20, "item": false}
-    {"do": "for", "until": T}           steps until time.monotonic() is T
+    {"do": "for", "from": T, "until": U}    steps from T to U of time.monotonic()
     {"do": "drop"}
 
 One process of this kind runs natively and one over each link. It has no idea which it is, and while another
@@ -83,9 +83,10 @@ class Training:
         torch.cuda.synchronize()
         return (time.perf_counter() - start) * 1000 / count
 
-    def run_until(self, end):
-        """Steps and seconds until a moment."""
+    def run_between(self, begin, end):
+        """Steps and seconds from one moment to another."""
         torch.cuda.synchronize()
+        time.sleep(max(0.0, begin - time.monotonic()))
         start, count = time.monotonic(), 0
         while time.monotonic() < end:
             self.step()
@@ -124,7 +125,7 @@ class Program:
             self.training.steps(2, request["item"])
             return {"ms": self.training.steps(request["count"], request["item"])}
         if what == "for":
-            steps, seconds = self.training.run_until(request["until"])
+            steps, seconds = self.training.run_between(request["from"], request["until"])
             return {"steps": steps, "seconds": seconds}
         raise ValueError(f"{what} is nothing that can be asked")
 

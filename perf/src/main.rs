@@ -37,6 +37,10 @@ enum Command {
     Train(suite::train::Args),
     /// Training over links of several bandwidths, against native and the link's own bound
     Matrix(suite::matrix::Args),
+    /// Several sessions on one GPU, against as many local processes
+    Clients(suite::clients::Args),
+    /// From process start to the first kernel and to the first training step
+    Coldstart(suite::coldstart::Args),
     /// Join results, the later of two figures for the same thing winning
     Merge(report::merge::Args),
     /// What the measuring processes run
@@ -50,6 +54,8 @@ fn main() -> ExitCode {
         Command::Bandwidth(args) => suite::bandwidth::run(&args),
         Command::Train(args) => suite::train::run(&args),
         Command::Matrix(args) => suite::matrix::run(&args),
+        Command::Clients(args) => suite::clients::run(&args),
+        Command::Coldstart(args) => suite::coldstart::run(&args),
         Command::Merge(args) => report::merge::run(&args),
         Command::Probe(args) => probe::run(&args),
     };

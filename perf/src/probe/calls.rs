@@ -173,6 +173,32 @@ impl<'a> Calls<'a> {
         answer["achieved_per_second"] = json!(done as f64 / took);
         Ok(answer)
     }
+
+    /// Rounds of some launches and a copy, from one moment of the monotonic clock to another.
+    pub(crate) fn between(&mut self, from: f64, until: f64) -> Result<Value> {
+        const BYTES: usize = 64 << 10;
+        let device = self.driver.device_memory(BYTES)?;
+        let host = self.driver.pinned_memory(BYTES)?;
+        let now = || {
+            let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+            now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
+        };
+        while now() < from {
+            std::hint::spin_loop();
+        }
+        let start = now();
+        let mut rounds = 0_u64;
+        while now() < until {
+            // SAFETY: the source is that long, is not written to, and outlives the wait below.
+            unsafe { self.driver.to_device(&device, 0, host.start, BYTES, self.stream)? };
+            for _ in 0..20 {
+                self.driver.launch(self.kernel, self.stream)?;
+            }
+            self.driver.synchronize(self.stream)?;
+            rounds += 1;
+        }
+        Ok(json!({ "steps": rounds, "seconds": now() - start }))
+    }
 }
 
 fn histogram() -> Result<Histogram<u64>> {

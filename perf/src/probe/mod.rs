@@ -22,6 +22,9 @@ pub(crate) struct Args {
     /// The library to load
     #[arg(long, default_value = "libcuda.so.1")]
     library: String,
+    /// Run one kernel, say so, and end
+    #[arg(long)]
+    first_kernel: bool,
 }
 
 /// What can be asked of a probe.
@@ -34,6 +37,8 @@ pub(crate) enum Request {
     OpenLoop { what: calls::What, per_second: f64, seconds: f64 },
     /// Copies of one size.
     Copies(copies::Request),
+    /// Launches and small copies from one moment of the monotonic clock to another.
+    For { from: f64, until: f64 },
     /// Memory for copies up to this size, with these contents.
     Buffers { bytes: usize, content: copies::Content },
 }
@@ -43,12 +48,16 @@ pub(crate) use copies::{Content, Direction, Memory, Request as CopyRequest};
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let driver = Driver::open(&args.library)?;
+    // This runs the kernel once.
     let mut calls = calls::Calls::new(&driver)?;
     let mut copies = None;
     let mut out = std::io::stdout();
     let mut answer = |value: &Value| -> Result<()> {
         writeln!(out, "{value}").and_then(|()| out.flush()).failed(|| "the answer cannot be written".into())
     };
+    if args.first_kernel {
+        return answer(&json!({}));
+    }
     answer(&json!({ "gpu": driver.name()?, "cuda": driver.version()? }))?;
     for line in std::io::stdin().lock().lines() {
         let line = line.failed(|| "stdin".into())?;
@@ -59,6 +68,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Err(error) => Err(crate::error::Error::Usage(format!("{line:?} is not a request: {error}"))),
             Ok(Request::Calls { what, seconds }) => calls.closed(what, seconds),
             Ok(Request::OpenLoop { what, per_second, seconds }) => calls.open(what, per_second, seconds),
+            Ok(Request::For { from, until }) => calls.between(from, until),
             Ok(Request::Buffers { bytes, content }) => {
                 // The old ones first: both together might not fit.
                 drop(copies.take());

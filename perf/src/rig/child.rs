@@ -27,18 +27,38 @@ pub(crate) struct Child {
     stdin: Option<ChildStdin>,
     answers: Receiver<Value>,
     log: PathBuf,
-    pub(crate) started: Instant,
 }
 
 impl Child {
     /// Starts a program on one side. `name` is for its log.
     pub(crate) fn start(rig: &Rig, name: &str, program: &[OsString], place: Option<&Place>) -> Result<Child> {
+        Child::spawn(rig, name, &rig.wrapped(program, &[], place), place)
+    }
+
+    /// Starts a program and gives the seconds until its first answer. Hiding the GPU from the remote side is
+    /// done before the clock runs.
+    pub(crate) fn time_start(
+        rig: &Rig,
+        name: &str,
+        program: &[OsString],
+        place: Option<&Place>,
+        limit: Duration,
+    ) -> Result<f64> {
+        // A shell that says that it is there, waits for a line, and becomes the program.
+        let gate = ["sh", "-c", r#"echo '{}'; read -r _; exec "$@""#, "sh"].map(OsString::from);
+        let mut child = Child::spawn(rig, name, &rig.wrapped(program, &gate, place), place)?;
+        child.hear(limit)?;
+        let start = Instant::now();
+        child.ask(&Value::Null, limit)?;
+        Ok(start.elapsed().as_secs_f64())
+    }
+
+    fn spawn(rig: &Rig, name: &str, words: &[OsString], place: Option<&Place>) -> Result<Child> {
         let side = place.map_or("native", |place| place.link.name).to_owned();
-        let words = rig.wrapped(program, place.map(|place| place.server.address.as_str()));
         let (set, removed) = rig.environment(place.is_none());
         let log = rig.log(&format!("{name}-{side}"));
         let file = File::create(&log).failed(|| format!("{}", log.display()))?;
-        let [first, rest @ ..] = words.as_slice() else {
+        let [first, rest @ ..] = words else {
             return Err(Error::Failed("no program is named".into()));
         };
         let mut command = Command::new(first);
@@ -51,7 +71,6 @@ impl Child {
         if let Some(network) = place.and_then(|place| place.network.as_ref()) {
             network.client.confine(&mut command);
         }
-        let started = Instant::now();
         let mut process =
             command.spawn().usage(|| format!("{} cannot be started", first.to_string_lossy()))?;
         let stdin = process.stdin.take();
@@ -68,7 +87,7 @@ impl Child {
                 }
             });
         }
-        Ok(Child { side, process, stdin, answers, log, started })
+        Ok(Child { side, process, stdin, answers, log })
     }
 
     pub(crate) fn tell(&mut self, request: &Value) {

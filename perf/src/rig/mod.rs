@@ -16,6 +16,7 @@ pub(crate) mod shaped;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -24,6 +25,7 @@ use crate::error::{Context, Error, Result};
 use crate::machine;
 use hide::Hiding;
 use link::Link;
+use session::Place;
 
 /// Options of every command that measures.
 #[derive(Clone, Debug, clap::Args)]
@@ -110,6 +112,8 @@ pub(crate) struct Rig {
     native_lib_dir: Option<PathBuf>,
     hiding: Option<Hiding>,
     logs: PathBuf,
+    /// For names that are used once.
+    names: AtomicU32,
     work: TempDir,
 }
 
@@ -152,23 +156,56 @@ impl Rig {
             Some(folder) => folder.clone(),
         };
         std::fs::create_dir_all(&logs).usage(|| format!("the folder for logs, {}", logs.display()))?;
-        Ok(Rig { args: args.clone(), fusewire, lib_dir, driver, native_lib_dir, hiding, logs, work })
+        Ok(Rig {
+            args: args.clone(),
+            fusewire,
+            lib_dir,
+            driver,
+            native_lib_dir,
+            hiding,
+            logs,
+            names: AtomicU32::new(0),
+            work,
+        })
     }
 
     pub(crate) fn work(&self) -> &Path {
         self.work.path()
     }
 
+    /// A path in the folder for work that nobody has had before.
+    pub(crate) fn new_folder_name(&self, what: &str) -> PathBuf {
+        self.work().join(format!("{what}-{}", self.names.fetch_add(1, Ordering::Relaxed)))
+    }
+
     pub(crate) fn log(&self, name: &str) -> PathBuf {
         self.logs.join(format!("{name}.log"))
     }
 
-    /// The whole command line of a program on one side: as it is for native, wrapped for a link.
-    pub(crate) fn wrapped(&self, program: &[OsString], address: Option<&str>) -> Vec<OsString> {
-        let Some(address) = address else { return program.to_vec() };
-        let mut words: Vec<OsString> = self.hiding.as_ref().map(Hiding::words).unwrap_or_default();
-        words.extend([self.fusewire.clone().into(), "run".into(), "--lib-dir".into()]);
-        words.extend([self.lib_dir.clone().into(), "--server".into(), address.into(), "--".into()]);
+    /// Has the native driver forget what it has compiled.
+    pub(crate) fn forget_native_cache(&self) {
+        // It may never have made one.
+        let _ = std::fs::remove_dir_all(self.work().join("native-cache"));
+    }
+
+    /// The whole command line of a program on one side: as it is for native, wrapped for a link. `gate` comes
+    /// after what hides the GPU.
+    pub(crate) fn wrapped(
+        &self,
+        program: &[OsString],
+        gate: &[OsString],
+        place: Option<&Place>,
+    ) -> Vec<OsString> {
+        let mut words = Vec::new();
+        if let (Some(_), Some(hiding)) = (place, &self.hiding) {
+            words.extend(hiding.words());
+        }
+        words.extend_from_slice(gate);
+        if let Some(place) = place {
+            words.extend([self.fusewire.clone().into(), "run".into(), "--lib-dir".into()]);
+            words.extend([self.lib_dir.clone().into(), "--server".into()]);
+            words.extend([place.server.address.clone().into(), "--".into()]);
+        }
         words.extend_from_slice(program);
         words
     }

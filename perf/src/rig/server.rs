@@ -38,7 +38,7 @@ impl Server {
         }
         command.args(&rig.args.serve_option).stdin(Stdio::null()).stdout(file).stderr(both).process_group(0);
         // What an earlier run left in the server's caches is not what this one is to find.
-        command.env("XDG_CACHE_HOME", rig.work().join(format!("cache-{}", link.name)));
+        command.env("XDG_CACHE_HOME", rig.new_folder_name("server-cache"));
         dies_with_us(&mut command);
         if let Some(network) = network {
             // Nobody else is in that network.

@@ -1,6 +1,8 @@
 //! The measurements, a file each.
 
 pub(crate) mod bandwidth;
+pub(crate) mod clients;
+pub(crate) mod coldstart;
 pub(crate) mod latency;
 pub(crate) mod matrix;
 pub(crate) mod train;
