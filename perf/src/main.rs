@@ -7,6 +7,7 @@
 //! Exit codes: 0 done, 1 something failed, 2 usage, 3 this machine cannot do what was asked.
 
 mod error;
+mod gate;
 mod machine;
 mod probe;
 mod report;
@@ -41,6 +42,8 @@ enum Command {
     Clients(suite::clients::Args),
     /// From process start to the first kernel and to the first training step
     Coldstart(suite::coldstart::Args),
+    /// Count instructions of the hot paths, against committed ceilings
+    Gate(gate::Args),
     /// Join results, the later of two figures for the same thing winning
     Merge(report::merge::Args),
     /// What the measuring processes run
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Matrix(args) => suite::matrix::run(&args),
         Command::Clients(args) => suite::clients::run(&args),
         Command::Coldstart(args) => suite::coldstart::run(&args),
+        Command::Gate(args) => gate::run(&args),
         Command::Merge(args) => report::merge::run(&args),
         Command::Probe(args) => probe::run(&args),
     };

@@ -31,12 +31,15 @@ const ATTRIBUTE: i32 = 16;
 /// A minute in nanoseconds: no call takes longer and is still worth a figure.
 pub(crate) const LONGEST: u64 = 60_000_000_000;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub(crate) enum What {
     Clock,
     Launch,
     LaunchSynchronize,
+    /// With nothing to wait for.
+    Synchronize,
     ReadWord,
     EventQuery,
     CurrentContext,
@@ -77,6 +80,7 @@ impl<'a> Calls<'a> {
                 self.driver.launch(self.kernel, self.stream)?;
                 self.driver.synchronize(self.stream)
             }
+            What::Synchronize => self.driver.synchronize(self.stream),
             What::ReadWord => self.driver.read_word(&self.word).map(drop),
             What::EventQuery => match self.driver.query(self.event)? {
                 true => Ok(()),
@@ -88,6 +92,11 @@ impl<'a> Calls<'a> {
                 Ok(())
             }
         }
+    }
+
+    /// So many times, untimed.
+    pub(crate) fn repeat(&self, what: What, count: u64) -> Result<()> {
+        (0..count).try_for_each(|_| self.once(what))
     }
 
     /// One after the other, for about so many seconds.
@@ -121,7 +130,7 @@ impl<'a> Calls<'a> {
         let count = match what {
             What::EventQuery | What::CurrentContext | What::DeviceAttribute => MANY,
             What::Launch => BURST,
-            What::Clock | What::LaunchSynchronize | What::ReadWord => return Ok(None),
+            What::Clock | What::LaunchSynchronize | What::Synchronize | What::ReadWord => return Ok(None),
         };
         let mut best = f64::INFINITY;
         for _ in 0..20 {

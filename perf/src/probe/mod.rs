@@ -25,6 +25,12 @@ pub(crate) struct Args {
     /// Run one kernel, say so, and end
     #[arg(long)]
     first_kernel: bool,
+    /// Make one call so many times, and end
+    #[arg(long, value_name = "N", requires = "what")]
+    repeat: Option<u64>,
+    /// Which call
+    #[arg(long, value_enum)]
+    what: Option<What>,
 }
 
 /// What can be asked of a probe.
@@ -55,6 +61,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut answer = |value: &Value| -> Result<()> {
         writeln!(out, "{value}").and_then(|()| out.flush()).failed(|| "the answer cannot be written".into())
     };
+    if let (Some(count), Some(what)) = (args.repeat, args.what) {
+        return calls.repeat(what, count);
+    }
     if args.first_kernel {
         return answer(&json!({}));
     }

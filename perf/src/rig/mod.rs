@@ -28,7 +28,7 @@ use link::Link;
 use session::Place;
 
 /// Options of every command that measures.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct RigArgs {
     /// Folder of `fusewire`
     #[arg(long, value_name = "DIR", default_value = "target/release")]
@@ -41,7 +41,7 @@ pub(crate) struct RigArgs {
     pub(crate) out: Option<PathBuf>,
     /// Rounds of each measurement; who begins one changes each time
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    rounds: Option<u32>,
+    pub(crate) rounds: Option<u32>,
     /// Fewer and shorter rounds
     #[arg(long)]
     pub(crate) quick: bool,
@@ -59,7 +59,7 @@ pub(crate) struct RigArgs {
     pub(crate) baseline: Option<Link>,
     /// The server's driver [default: as for the native side]
     #[arg(long, value_name = "PATH")]
-    driver: Option<PathBuf>,
+    pub(crate) driver: Option<PathBuf>,
     /// One more word for `fusewire serve`; may be repeated
     #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
     pub(crate) serve_option: Vec<String>,
@@ -68,10 +68,10 @@ pub(crate) struct RigArgs {
     pub(crate) client_env: Vec<(String, String)>,
     /// Do not hide the GPU and its driver from the remote side (it is done where there is one, and needs root)
     #[arg(long)]
-    no_hide: bool,
+    pub(crate) no_hide: bool,
     /// One more path to hide from the remote side; may be repeated
     #[arg(long, value_name = "PATH")]
-    hide: Vec<PathBuf>,
+    pub(crate) hide: Vec<PathBuf>,
     /// Keep the logs of servers and processes, in this folder
     #[arg(long, value_name = "DIR")]
     pub(crate) logs: Option<PathBuf>,

@@ -21,7 +21,7 @@ pub(crate) struct Links {
 }
 
 /// The command line of a probe: this very program.
-fn probe() -> Result<Vec<OsString>> {
+pub(crate) fn probe() -> Result<Vec<OsString>> {
     let program = std::env::current_exe().failed(|| "cannot tell where this program is".into())?;
     Ok(vec![program.into(), "probe".into()])
 }
