@@ -4,6 +4,7 @@
 //! *bulk lanes* ([`BulkMover`]), each a thread of its own, so that a launch never waits behind a large
 //! copy. Both are traits; the implementations are
 //!
+//! - [`shm`]: rings in memory that both processes share, on one host,
 //! - [`tcp`]: sockets on `io_uring`, or on `poll(2)` where `io_uring` is not to be had,
 //! - [`memory`]: pairs inside one process, for tests.
 //!
@@ -19,6 +20,7 @@ pub mod error;
 pub mod lane;
 pub mod memory;
 pub mod probe;
+pub mod shm;
 pub mod tcp;
 pub mod waker;
 

@@ -73,6 +73,11 @@ impl Waker {
         slept
     }
 
+    /// Whether a wake-up is owed, so that a sleep would end at once.
+    pub(crate) fn is_owed(&self) -> bool {
+        self.0.state.load(Ordering::Relaxed) == NOTIFIED
+    }
+
     /// The owner has slept. True: it was woken by [`wake`](Self::wake).
     pub(crate) fn end_sleep(&self) -> bool {
         let woken = self.0.state.swap(AWAKE, Ordering::SeqCst) == NOTIFIED;

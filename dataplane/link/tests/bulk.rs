@@ -15,7 +15,7 @@ use fusewire_link::tcp::{self, Engine, ZeroCopy};
 use fusewire_link::{
     BulkHandle, BulkMover, BulkSink, ChunkHeader, Closing, LinkError, OutChunk, RawSlice, RawSliceMut, memory,
 };
-use support::{Denied, Noise, deny, tcp_pair};
+use support::{Denied, Noise, deny, shm_bulk_pair, tcp_pair};
 use zerocopy::IntoBytes;
 
 const LONG: Duration = Duration::from_secs(30);
@@ -121,6 +121,8 @@ fn pairs() -> Vec<Pair> {
     pairs.push(("small buffers", ring(one), poll(other)));
     let (one, other) = memory::bulk_pair().unwrap();
     pairs.push(("memory", Box::new(one), Box::new(other)));
+    let [one, other] = shm_bulk_pair();
+    pairs.push(("shared memory", one, other));
     pairs
 }
 

@@ -12,7 +12,7 @@ use crate::error::{Closing, LinkError};
 use crate::lane::EMPTY_IOVEC;
 
 /// The receiving side: a header, its payload, a header, …
-pub(super) struct Receiver {
+pub(crate) struct Receiver {
     /// Boxed because the kernel writes to it while the struct may be moved.
     header: Box<[u8; CHUNK_HEADER_BYTES]>,
     /// Where the payload goes; `None` while the header is being received.
@@ -22,12 +22,12 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Receiver { header: Box::new([0; CHUNK_HEADER_BYTES]), payload: None, got: 0 }
     }
 
     /// Where the next bytes of the stream belong. Never empty.
-    pub(super) fn room(&mut self) -> (*mut u8, usize) {
+    pub(crate) fn room(&mut self) -> (*mut u8, usize) {
         match &self.payload {
             None => (self.header[self.got..].as_mut_ptr(), CHUNK_HEADER_BYTES - self.got),
             Some((_, into)) => (into.start().wrapping_add(self.got), into.len() - self.got),
@@ -35,7 +35,7 @@ impl Receiver {
     }
 
     /// Accounts for `bytes` received into [`room`](Self::room).
-    pub(super) fn advance(
+    pub(crate) fn advance(
         &mut self,
         bytes: usize,
         peer: &str,
@@ -76,7 +76,7 @@ impl Receiver {
     }
 
     /// What it means that the stream ends here.
-    pub(super) fn ended_by_peer(&self) -> Closing {
+    pub(crate) fn ended_by_peer(&self) -> Closing {
         match &self.payload {
             None if self.got == 0 => Closing::ByPeer,
             None => Closing::MidChunk { got: self.got, of: CHUNK_HEADER_BYTES },
@@ -92,7 +92,7 @@ const GROUP_CHUNKS: usize = 16;
 const GROUP_BYTES: usize = 256 << 10;
 
 /// Chunks that are sent together: headers and payloads in turn.
-pub(super) struct Group {
+pub(crate) struct Group {
     headers: [ChunkHeader; GROUP_CHUNKS],
     iovecs: [libc::iovec; 2 * GROUP_CHUNKS],
     message: libc::msghdr,
@@ -101,8 +101,8 @@ pub(super) struct Group {
     /// The first iovec that has not been sent completely; it is kept trimmed to what is left.
     at: usize,
     /// Notifications owed by the kernel for zero-copy sends.
-    pub(super) notifications: usize,
-    pub(super) number: u64,
+    pub(crate) notifications: usize,
+    pub(crate) number: u64,
 }
 
 // SAFETY: the pointers in a group point to its own headers (it stays in its box) and to memory that
@@ -136,7 +136,7 @@ impl Group {
     }
 
     /// A message with all that is left to send. Good while the box lives and until the next `advance`.
-    pub(super) fn message(&mut self) -> *const libc::msghdr {
+    pub(crate) fn message(&mut self) -> *const libc::msghdr {
         let rest = &mut self.iovecs[self.at..2 * self.chunks];
         self.message.msg_iov = rest.as_mut_ptr();
         self.message.msg_iovlen = rest.len();
@@ -144,16 +144,16 @@ impl Group {
     }
 
     /// The piece that is next, if there is one, and whether it is payload.
-    pub(super) fn piece(&self) -> Option<(libc::iovec, bool)> {
+    pub(crate) fn piece(&self) -> Option<(libc::iovec, bool)> {
         self.iovecs[..2 * self.chunks].get(self.at).map(|piece| (*piece, self.at % 2 == 1))
     }
 
     /// Whether the header that is next announces at least this much.
-    pub(super) fn payload_at_least(&self, bytes: usize) -> bool {
+    pub(crate) fn payload_at_least(&self, bytes: usize) -> bool {
         self.iovecs[..2 * self.chunks].get(self.at + 1).is_some_and(|payload| payload.iov_len >= bytes)
     }
 
-    pub(super) fn advance(&mut self, mut bytes: usize) {
+    pub(crate) fn advance(&mut self, mut bytes: usize) {
         while let Some(piece) = self.iovecs[..2 * self.chunks].get_mut(self.at) {
             if bytes < piece.iov_len {
                 piece.iov_base = piece.iov_base.wrapping_byte_add(bytes);
@@ -165,14 +165,14 @@ impl Group {
         }
     }
 
-    pub(super) fn is_sent(&self) -> bool {
+    pub(crate) fn is_sent(&self) -> bool {
         self.at == 2 * self.chunks
     }
 }
 
 /// The sending side: chunks in order, formed into groups, reported when their memory is free.
 #[derive(Default)]
-pub(super) struct Sender {
+pub(crate) struct Sender {
     waiting: VecDeque<OutChunk>,
     /// Groups being sent (the last one only) or waiting for their notifications.
     groups: VecDeque<Box<Group>>,
@@ -187,7 +187,7 @@ pub(super) struct Sender {
 impl Sender {
     /// # Errors
     /// A header that does not fit its payload.
-    pub(super) fn push(&mut self, chunk: OutChunk) -> Result<(), LinkError> {
+    pub(crate) fn push(&mut self, chunk: OutChunk) -> Result<(), LinkError> {
         if chunk.header.bytes as usize != chunk.payload.len() || chunk.header.magic != CHUNK_MAGIC {
             return Err(LinkError::Misuse("a chunk whose header does not fit its payload"));
         }
@@ -195,13 +195,13 @@ impl Sender {
         Ok(())
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.groups.is_empty()
     }
 
     /// The group to send from now: the one that is half sent, or a new one. A chunk of at least `alone`
     /// bytes gets a group of its own.
-    pub(super) fn current(&mut self, alone: usize) -> Option<&mut Group> {
+    pub(crate) fn current(&mut self, alone: usize) -> Option<&mut Group> {
         if self.groups.back().is_none_or(|group| group.is_sent()) {
             self.form(alone)?;
         }
@@ -232,12 +232,12 @@ impl Sender {
         Some(())
     }
 
-    pub(super) fn group(&mut self, number: u64) -> Option<&mut Group> {
+    pub(crate) fn group(&mut self, number: u64) -> Option<&mut Group> {
         self.groups.iter_mut().find(|group| group.number == number).map(|group| &mut **group)
     }
 
     /// Reports, in order, the chunks whose memory is free.
-    pub(super) fn settle(&mut self, sink: &mut dyn BulkSink) {
+    pub(crate) fn settle(&mut self, sink: &mut dyn BulkSink) {
         while self.groups.front().is_some_and(|group| group.is_sent() && group.notifications == 0)
             && let Some(front) = self.groups.pop_front()
         {

@@ -17,7 +17,7 @@ use crate::ring::note_once;
 
 mod bulk_poll;
 mod bulk_ring;
-mod chunks;
+pub(crate) mod chunks;
 mod command_poll;
 mod command_ring;
 mod receive_buffers;

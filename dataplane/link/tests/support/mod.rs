@@ -3,7 +3,11 @@
 
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
 
+use fusewire_link::shm::{self, Area, Side};
 use fusewire_link::tcp::{self, Engine};
 use fusewire_link::{CommandLane, memory};
 
@@ -35,7 +39,31 @@ pub(crate) fn lane_pairs() -> Vec<(&'static str, Lane, Lane)> {
         let (one, other) = memory::command_pair(most).unwrap();
         pairs.push((name, Box::new(one) as Lane, Box::new(other) as Lane));
     }
+    for (name, spin) in [("shared memory", Duration::ZERO), ("shared memory, spinning", SPIN)] {
+        let (one, other) = shm_pair(spin);
+        pairs.push((name, one, other));
+    }
     pairs
+}
+
+const SPIN: Duration = Duration::from_micros(50);
+
+/// Both ends of a command lane in shared memory: the client's, and the server's.
+pub(crate) fn shm_pair(spin: Duration) -> (Lane, Lane) {
+    let (area, _) = Area::create(0).unwrap();
+    let (one, other) = UnixStream::pair().unwrap();
+    let lane = |socket: UnixStream, side| shm::command_lane(&area, socket.into(), side, spin).unwrap();
+    (lane(one, Side::Client), lane(other, Side::Server))
+}
+
+/// Both ends of bulk lane 1 of 2 in shared memory.
+pub(crate) fn shm_bulk_pair() -> [Box<dyn fusewire_link::bulk::BulkEngine>; 2] {
+    let (area, _) = Area::create(2).unwrap();
+    let (one, other) = UnixStream::pair().unwrap();
+    let lane = |area: &Arc<Area>, socket: UnixStream, side| {
+        shm::bulk_engine(area, 1, socket.into(), side, SPIN).unwrap()
+    };
+    [lane(&area, one, Side::Client), lane(&area, other, Side::Server)]
 }
 
 /// A connected lane on `engine`, and the bare socket at its other end.
