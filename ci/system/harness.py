@@ -22,6 +22,9 @@ BUILT = pathlib.Path(os.environ.get("FUSEWIRE_BUILT") or
 FUSEWIRE = BUILT / "fusewire"
 SOFTGPU = BUILT / "libsoftgpu.so"
 
+# How clients reach their server unless a test says otherwise: "tcp" or "unix". The whole suite holds over both.
+LINK = os.environ.get("FUSEWIRE_TEST_LINK", "tcp")
+
 # Longer than anything but a hang takes, on a slow machine that does other things too.
 PATIENCE = 120
 
@@ -64,11 +67,15 @@ class Server:
 
     def __init__(self, *arguments, env=None, driver=SOFTGPU):
         self.log_file = tempfile.NamedTemporaryFile(prefix="fusewire-serve-", suffix=".log")
-        command = [FUSEWIRE, "serve", "--listen", "127.0.0.1:0", "--driver", driver, "--warm-workers", "1", *arguments]
+        self.folder = tempfile.TemporaryDirectory(prefix="fusewire-")
+        self.local = f"unix:{self.folder.name}/socket"
+        command = [FUSEWIRE, "serve", "--listen", "127.0.0.1:0", "--listen", self.local, "--driver", driver,
+                   "--warm-workers", "1", *arguments]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.log_file,
                                         stderr=self.log_file, env=environment(env))
         try:
             self.address = until(self._listening, "the server listens").group(1)
+            self.wait_line("listening on unix:")
         except BaseException:
             self.stop()
             raise
@@ -76,6 +83,11 @@ class Server:
     def _listening(self):
         assert self.process.poll() is None, f"the server ended: {self.log()}"
         return re.search(r"listening on (\S+)", self.log())
+
+    @property
+    def link(self):
+        """The address that clients are given."""
+        return self.local if LINK == "unix" else self.address
 
     def log(self):
         return pathlib.Path(self.log_file.name).read_text()
@@ -119,7 +131,7 @@ class Client:
     """A Python program under `fusewire run`, whose stdin and stdout are pipes to the test."""
 
     def __init__(self, server, program, *arguments, env=None, python=sys.executable, stats=True, command=None):
-        address = server if isinstance(server, str) else server.address
+        address = server if isinstance(server, str) else server.link
         self.stats_file = tempfile.NamedTemporaryFile(prefix="fusewire-stats-")
         extra = {"FUSEWIRE_STATS": self.stats_file.name} if stats else {}
         extra.update(env or {})

@@ -25,8 +25,10 @@ pub const MAX_WELCOME_TAIL: usize = 1 << 20;
 pub mod features {
     /// A lost connection can be resumed, with nothing lost and nothing done twice.
     pub const RESUME: u64 = 1 << 0;
+    /// Both ends are on one host: after the Welcome the server passes memory that the lanes run in.
+    pub const SHARED_MEMORY: u64 = 1 << 1;
     /// All that this version of the crate can do.
-    pub const ALL: u64 = RESUME;
+    pub const ALL: u64 = RESUME | SHARED_MEMORY;
 }
 
 /// A Hello, as it lies on the wire before its tail.

@@ -74,7 +74,8 @@ fn serve_options(args: &[String]) -> ServeOptions {
     let get =
         |key: &str| args.iter().find_map(|arg| arg.strip_prefix(key)?.strip_prefix('=').map(str::to_owned));
     ServeOptions {
-        listen: get("listen").unwrap_or_else(|| "127.0.0.1:0".into()),
+        listen: vec![get("listen").unwrap_or_else(|| "127.0.0.1:0".into())],
+        socket_mode: 0o660,
         token: get("token"),
         insecure: get("insecure").is_some(),
         driver: get("driver").map(PathBuf::from),

@@ -2,7 +2,7 @@
 //!
 //! | variable | meaning | default |
 //! |---|---|---|
-//! | `FUSEWIRE_SERVER` | `HOST:PORT`; `:PORT` may be left out | required |
+//! | `FUSEWIRE_SERVER` | `HOST:PORT`; `:PORT` may be left out. Or `unix:/PATH`, on the GPU host | required |
 //! | `FUSEWIRE_TOKEN`, `FUSEWIRE_TOKEN_FILE` | what the server wants to see | none |
 //! | `FUSEWIRE_LANES` | bulk connections, 1 to 8 | 4 |
 //! | `FUSEWIRE_CONNECT_TIMEOUT` | seconds to wait for the server | 5 |
@@ -29,13 +29,16 @@ pub const DEFAULT_LANES: u32 = 4;
 /// How long to wait for a server when nothing else is said.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What the name of a server on this host starts with.
+const UNIX: &str = "unix:";
+
 /// Longest token, in bytes.
 const MAX_TOKEN: usize = 1024;
 
 /// What a client needs to know to reach its server.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// `HOST:PORT`.
+    /// `HOST:PORT` or `unix:/PATH`.
     pub server: String,
     /// What the server wants to see, if it wants anything.
     pub token: Option<Token>,
@@ -105,7 +108,13 @@ impl Config {
         Ok(config)
     }
 
-    /// Defaults for a server given as `HOST:PORT`, `HOST`, `[V6]:PORT` or `[V6]`.
+    /// The path of the server's socket, if it is on this host and named by one.
+    #[must_use]
+    pub fn socket_path(&self) -> Option<&Path> {
+        self.server.strip_prefix(UNIX).map(Path::new)
+    }
+
+    /// Defaults for a server given as `HOST:PORT`, `HOST`, `[V6]:PORT`, `[V6]` or `unix:/PATH`.
     ///
     /// # Errors
     /// [`ConnectError::Setting`] when it is none of these.
@@ -172,6 +181,13 @@ impl fmt::Debug for Token {
 fn with_port(server: &str) -> Result<String, ConnectError> {
     let wrong = |why| setting("FUSEWIRE_SERVER", server, why);
     let server = server.trim();
+    if let Some(path) = server.strip_prefix(UNIX) {
+        // A program may change its directory before it starts to use CUDA.
+        return match path.starts_with('/') && !path.contains('\0') {
+            true => Ok(server.to_owned()),
+            false => Err(wrong("names no absolute path")),
+        };
+    }
     let (host, port) = if let Some(rest) = server.strip_prefix('[') {
         let (inside, after) = rest.split_once(']').ok_or_else(|| wrong("lacks a closing bracket"))?;
         (format!("[{inside}]"), after.strip_prefix(':'))
@@ -217,13 +233,16 @@ mod tests {
             ("gpu1", "gpu1:7543"),
             ("[::1]:99", "[::1]:99"),
             ("[::1]", "[::1]:7543"),
+            ("unix:/run/fusewire.sock", "unix:/run/fusewire.sock"),
             ("fe80::1", "[fe80::1]:7543"),
         ] {
             assert_eq!(of(&[("FUSEWIRE_SERVER", given)]).unwrap().server, expected);
         }
-        for bad in ["gpu1:", "gpu1:x", "gpu1:0", "gpu1:70000", ":99", "[::1", "[]:9"] {
+        for bad in ["gpu1:", "gpu1:x", "gpu1:0", "gpu1:70000", ":99", "[::1", "[]:9", "unix:", "unix:here"] {
             assert!(matches!(of(&[("FUSEWIRE_SERVER", bad)]), Err(ConnectError::Setting { .. })), "{bad}");
         }
+        assert_eq!(Config::for_server("unix:/a").unwrap().socket_path(), Some(Path::new("/a")));
+        assert_eq!(Config::for_server("unix").unwrap().socket_path(), None);
         assert!(matches!(of(&[]), Err(ConnectError::NoServer)));
         assert!(matches!(of(&[("FUSEWIRE_SERVER", "")]), Err(ConnectError::NoServer)));
     }

@@ -1,21 +1,20 @@
 //! The greeting: what is said on each connection before frames flow.
 
 use std::fs;
-use std::net::TcpStream;
 
 use fusewire_wire::hello::{Hello, Lines, Role, Welcome};
 use fusewire_wire::inventory::{self, DeviceInfo, Inventory};
 
-use crate::stream::Greeting;
+use crate::stream::{Greeting, Stream};
 use crate::{Config, ConnectError};
 
 /// The connections of a session that has just been opened.
 #[derive(Debug)]
 pub struct Opened {
     /// Carries frames, from the first byte after the Welcome.
-    pub command: TcpStream,
+    pub command: Stream,
     /// The bulk lanes, in order.
-    pub bulk: Vec<TcpStream>,
+    pub bulk: Vec<Stream>,
     /// What was agreed.
     pub welcome: Welcome,
     /// The Welcome's tail: the device snapshot.

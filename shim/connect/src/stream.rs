@@ -2,6 +2,8 @@
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use fusewire_wire::error::ProtocolError;
@@ -10,9 +12,69 @@ use zerocopy::FromBytes;
 
 use crate::{Config, ConnectError};
 
+/// A connection to a server.
+#[derive(Debug)]
+pub enum Stream {
+    /// To any host.
+    Tcp(TcpStream),
+    /// To this host.
+    Unix(UnixStream),
+}
+
+impl Stream {
+    fn set_timeouts(&self, read: Option<Duration>, write: Option<Duration>) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.set_read_timeout(read).and_then(|()| stream.set_write_timeout(write)),
+            Self::Unix(stream) => {
+                stream.set_read_timeout(read).and_then(|()| stream.set_write_timeout(write))
+            }
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(into),
+            Self::Unix(stream) => stream.read(into),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(bytes),
+            Self::Unix(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl From<Stream> for OwnedFd {
+    fn from(stream: Stream) -> Self {
+        match stream {
+            Stream::Tcp(stream) => stream.into(),
+            Stream::Unix(stream) => stream.into(),
+        }
+    }
+}
+
 /// A connection during the greeting: every step must be done by `deadline`.
 pub(crate) struct Greeting<'c> {
-    stream: TcpStream,
+    stream: Stream,
     config: &'c Config,
     deadline: Instant,
 }
@@ -22,6 +84,10 @@ impl<'c> Greeting<'c> {
     pub(crate) fn connect(config: &'c Config) -> Result<Self, ConnectError> {
         let server = &config.server;
         let failed = |error| ConnectError::Connect { server: server.clone(), error };
+        if let Some(path) = config.socket_path() {
+            let stream = Stream::Unix(UnixStream::connect(path).map_err(failed)?);
+            return Ok(Self { stream, config, deadline: Instant::now() + config.timeout });
+        }
         let addresses: Vec<_> = server
             .to_socket_addrs()
             .map_err(|error| ConnectError::Resolve { server: server.clone(), error })?
@@ -34,6 +100,7 @@ impl<'c> Greeting<'c> {
             match TcpStream::connect_timeout(address, share.max(Duration::from_millis(1))) {
                 Ok(stream) => {
                     stream.set_nodelay(true).map_err(failed)?;
+                    let stream = Stream::Tcp(stream);
                     return Ok(Self { stream, config, deadline: Instant::now() + config.timeout });
                 }
                 Err(error) => last = error,
@@ -43,7 +110,7 @@ impl<'c> Greeting<'c> {
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<(), ConnectError> {
-        let timed = self.stream.set_write_timeout(Some(left(self.deadline)));
+        let timed = self.stream.set_timeouts(None, Some(left(self.deadline)));
         timed.and_then(|()| self.stream.write_all(bytes)).map_err(|error| self.failed(error))
     }
 
@@ -83,9 +150,8 @@ impl<'c> Greeting<'c> {
     }
 
     /// The connection, with no time limits left on it.
-    pub(crate) fn finish(self) -> Result<TcpStream, ConnectError> {
-        let cleared = self.stream.set_read_timeout(None).and_then(|()| self.stream.set_write_timeout(None));
-        match cleared {
+    pub(crate) fn finish(self) -> Result<Stream, ConnectError> {
+        match self.stream.set_timeouts(None, None) {
             Ok(()) => Ok(self.stream),
             Err(error) => Err(self.failed(error)),
         }
@@ -102,7 +168,7 @@ impl<'c> Greeting<'c> {
 
     fn read(&mut self, into: &mut [u8]) -> Result<usize, ConnectError> {
         loop {
-            let timed = self.stream.set_read_timeout(Some(left(self.deadline)));
+            let timed = self.stream.set_timeouts(Some(left(self.deadline)), None);
             match timed.and_then(|()| self.stream.read(into)) {
                 Ok(0) => return Err(self.failed(io::ErrorKind::UnexpectedEof.into())),
                 Ok(got) => return Ok(got),

@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fusewire_connect::{Config, ConnectError, open_session, query};
+use fusewire_connect::{Config, ConnectError, Stream, open_session, query};
 use fusewire_wire::hello::{Hello, PROTOCOL_VERSION, Refusal, RefusedReason, Welcome};
 use fusewire_wire::inventory::Inventory;
 use zerocopy::{FromBytes, IntoBytes};
@@ -198,7 +198,8 @@ fn all_is_well() {
     let mut frame = [0; 5];
     opened.command.read_exact(&mut frame).unwrap();
     assert_eq!(&frame, b"frame");
-    assert!(opened.command.read_timeout().unwrap().is_none() && opened.command.nodelay().unwrap());
+    let Stream::Tcp(command) = &opened.command else { panic!("{:?}", opened.command) };
+    assert!(command.read_timeout().unwrap().is_none() && command.nodelay().unwrap());
     assert_eq!(opened.bulk.len(), 2);
     for (lane, stream) in opened.bulk.iter_mut().enumerate() {
         let mut byte = [9];

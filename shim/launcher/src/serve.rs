@@ -21,11 +21,16 @@ use crate::fail;
 Examples:
   fusewire serve
   fusewire serve --listen 0.0.0.0:7543 --token-file /etc/fusewire/token
+  fusewire serve --listen 127.0.0.1:7543 --listen unix:/run/fusewire/socket
   fusewire serve --driver target/debug/libsoftgpu.so --warm-workers 1")]
 pub(crate) struct Args {
-    /// Where to listen; beyond loopback this needs --token-file or --insecure
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7543")]
-    listen: String,
+    /// Where to listen, as often as needed: HOST:PORT, which beyond loopback needs --token-file or --insecure,
+    /// or unix:PATH for programs on this host, in containers too
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7543")]
+    listen: Vec<String>,
+    /// Mode of the unix: sockets, in octal: who may connect may use the GPUs
+    #[arg(long, value_name = "MODE", default_value = "660", value_parser = mode)]
+    socket_mode: u32,
     /// File with the token that clients must show
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -67,6 +72,7 @@ pub(crate) fn serve(args: Args) -> ExitCode {
     let slots = args.staging_slots.unwrap_or(0);
     daemon::serve(ServeOptions {
         listen: args.listen,
+        socket_mode: args.socket_mode,
         token,
         insecure: args.insecure,
         driver: args.driver,
@@ -113,6 +119,13 @@ pub(crate) fn worker(args: WorkerArgs) -> ExitCode {
         eprintln!("fusewire: worker runs on any core ({error})");
     }
     fusewire_server::worker::main(&WorkerOptions { control_fd: args.control_fd, driver: args.driver })
+}
+
+fn mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 => Ok(mode),
+        _ => Err("expected permission bits in octal, such as 660".to_owned()),
+    }
 }
 
 /// A list of cores.

@@ -6,7 +6,6 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::{SocketAddr, TcpListener as StdListener};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 use std::rc::Rc;
@@ -15,16 +14,18 @@ use std::time::{Duration, Instant};
 
 use fusewire_wire::hello::{Hello, Lines, Refusal, RefusedReason, Welcome};
 use fusewire_wire::inventory::{self, Inventory};
-use futures_lite::{AsyncReadExt, AsyncWriteExt, future};
+use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use glommio::channels::local_channel::{self, LocalReceiver, LocalSender};
 use glommio::channels::shared_channel::{ConnectedReceiver, ConnectedSender, SharedReceiver, SharedSender};
 use glommio::net::{TcpListener, TcpStream, UnixStream};
 use glommio::timer::{sleep, timeout};
 use glommio::{GlommioError, spawn_local};
 use rustix::fs::OFlags;
+use rustix::net::{AddressFamily, sockopt};
 
 use super::ServeOptions;
 use super::hello::{self, Request};
+use super::listen::Bound;
 use super::log::{Log, clean};
 use super::pool::{FromPool, ToPool};
 use crate::control::Open;
@@ -52,8 +53,7 @@ pub(super) struct Setup {
     pub(super) options: Arc<ServeOptions>,
     pub(super) log: Log,
     pub(super) inventory: Inventory,
-    pub(super) listener: StdListener,
-    pub(super) address: SocketAddr,
+    pub(super) listeners: Vec<Bound>,
     pub(super) signals: StdStream,
     /// One pair of channels per GPU.
     pub(super) links: Vec<(SharedSender<ToPool>, SharedReceiver<FromPool>)>,
@@ -85,7 +85,7 @@ type Shared = Rc<RefCell<Front>>;
 
 /// Runs until a signal says stop and all sessions are closed.
 pub(super) async fn run(setup: Setup) {
-    let Setup { options, log, inventory, listener, address, signals, links, reader } = setup;
+    let Setup { options, log, inventory, listeners, signals, links, reader } = setup;
     let (reader, readings) = reader.unzip();
     let mut pools = Vec::new();
     let mut events = Vec::new();
@@ -116,18 +116,28 @@ pub(super) async fn run(setup: Setup) {
         let readings = unsafe { UnixStream::from_raw_fd(readings.into_raw_fd()) };
         spawn_local(hear_reader(Rc::clone(&front), readings)).detach();
     }
-    // SAFETY: both descriptors are given away whole by the values that owned them.
-    let (listener, mut signals) = unsafe {
-        (TcpListener::from_raw_fd(listener.into_raw_fd()), UnixStream::from_raw_fd(signals.into_raw_fd()))
-    };
-    log.info(&format!("listening on {address}"));
+    // SAFETY: the descriptor is given away whole by the value that owned it.
+    let mut signals = unsafe { UnixStream::from_raw_fd(signals.into_raw_fd()) };
+    let mut accepting = Vec::new();
+    let mut files = Vec::new();
+    for Bound { socket, name, file } in listeners {
+        // A listening socket of any family: glommio's UNIX type cannot be made from a descriptor, and its TCP
+        // type does nothing here that is TCP's alone.
+        // SAFETY: the descriptor is given away whole by the value that owned it.
+        let listener = unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) };
+        let front = Rc::clone(&front);
+        accepting.push(spawn_local(async move { accept(&front, &listener).await }));
+        files.extend(file);
+        log.info(&format!("listening on {name}"));
+    }
     let mut signal = [0; 1];
-    future::or(accept(&front, &listener), async {
-        // End-of-file cannot come: the signal handler holds the other end for good.
-        let _ = signals.read(&mut signal).await;
-    })
-    .await;
-    drop(listener);
+    // End-of-file cannot come: the signal handler holds the other end for good.
+    let _ = signals.read(&mut signal).await;
+    // Nobody finds us any more, and who has connected is not accepted.
+    drop(files);
+    for task in accepting {
+        task.cancel().await;
+    }
     let pools = {
         let mut at = front.borrow_mut();
         at.stopping = true;
@@ -218,7 +228,7 @@ async fn hear_reader(front: Shared, mut readings: UnixStream) {
 
 /// One connection, from accept until it is passed on, answered or refused.
 async fn greet(front: &Shared, mut stream: TcpStream) {
-    let peer = stream.peer_addr().map_or_else(|_| "?".to_owned(), |peer| peer.to_string());
+    let peer = peer_name(&stream);
     let arrived = Instant::now();
     let read = timeout(HELLO_LIMIT, async { Ok(hello::read(&mut stream).await) }).await;
     let read = read.unwrap_or_else(|_: GlommioError<()>| {
@@ -375,6 +385,37 @@ impl Front {
     }
 }
 
+/// Who is at the other end: an address, or a process on this host, which the kernel vouches for.
+fn peer_name(stream: &TcpStream) -> String {
+    // SAFETY: the stream outlives this borrow and keeps its descriptor open.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+    if sockopt::socket_domain(borrowed).is_ok_and(|domain| domain == AddressFamily::UNIX) {
+        return match credentials(borrowed) {
+            Some((pid, uid)) => format!("process {pid} of user {uid}"),
+            None => "a process on this host".to_owned(),
+        };
+    }
+    stream.peer_addr().map_or_else(|_| "?".to_owned(), |peer| peer.to_string())
+}
+
+/// The process and the user that connected. Read without rustix, which takes the pid 0 of a process in another
+/// PID namespace, whose number means nothing here, for impossible.
+fn credentials(socket: BorrowedFd<'_>) -> Option<(libc::pid_t, libc::uid_t)> {
+    let mut found = libc::ucred { pid: 0, uid: libc::uid_t::MAX, gid: libc::gid_t::MAX };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: a live ucred and its length.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut found).cast(),
+            &raw mut length,
+        )
+    };
+    (result == 0).then_some((found.pid, found.uid))
+}
+
 /// A descriptor for the worker, in blocking mode and without delay of small
 /// messages. The stream's own is closed when the stream goes.
 fn take_socket(stream: &TcpStream) -> Result<OwnedFd, Refusal> {
@@ -384,7 +425,8 @@ fn take_socket(stream: &TcpStream) -> Result<OwnedFd, Refusal> {
             format!("the server cannot pass the connection on ({error}); see its limit on open files"),
         )
     };
-    stream.set_nodelay(true).map_err(|error| failed(error.into()))?;
+    // Only TCP has such a thing to turn off.
+    let _ = stream.set_nodelay(true);
     // SAFETY: the stream outlives this borrow and keeps its descriptor open.
     let borrowed = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
     let flags = rustix::fs::fcntl_getfl(borrowed).map_err(|error| failed(error.into()))?;

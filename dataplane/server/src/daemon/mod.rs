@@ -50,8 +50,10 @@ const IO_MEMORY: usize = 256 << 10;
 /// What `fusewire serve` was told.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
-    /// `HOST:PORT` to listen on.
-    pub listen: String,
+    /// Where to listen: `HOST:PORT`, or `unix:PATH` for clients on this host.
+    pub listen: Vec<String>,
+    /// Permission bits of the sockets that are files: who may connect may use the GPUs.
+    pub socket_mode: u32,
     /// What clients have to show, if anything.
     pub token: Option<String>,
     /// Listen beyond loopback without a token.
@@ -89,9 +91,7 @@ pub fn serve(options: ServeOptions) -> ExitCode {
 type Failure = String;
 
 fn run(options: ServeOptions, log: &Log) -> Result<(), Failure> {
-    let listener = listen::bind(&options)?;
-    let address =
-        listener.local_addr().map_err(|error| format!("cannot listen on {}: {error}", options.listen))?;
+    let listeners = listen::bind(&options)?;
     limits::ensure()?;
     let (worker, inventory) = probe(&options)?;
     let usable = options.cores.clone().unwrap_or_else(placement::usable_cores);
@@ -120,8 +120,7 @@ fn run(options: ServeOptions, log: &Log) -> Result<(), Failure> {
     }
     // Figures are worth having, and nothing depends on them.
     let reader = Reader::start(inventory.clone(), nvml::DEFAULT_LIBRARY.into()).ok();
-    let front =
-        front::Setup { options, log: log.clone(), inventory, listener, address, signals, links, reader };
+    let front = front::Setup { options, log: log.clone(), inventory, listeners, signals, links, reader };
     let executor = builder("front", placement.front)
         .make()
         .or_else(|_| builder("front", None).make())

@@ -3,10 +3,10 @@
 //! A lane's thread makes no driver call: it stores to words of pinned memory for which streams wait.
 
 use std::ops::Range;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use fusewire_link::bulk::BulkEngine;
 use fusewire_link::{
     BulkHandle, BulkMover, BulkSink, ChunkHeader, CoreId, LinkError, OutChunk, RawSlice, RawSliceMut, Waker,
 };
@@ -115,7 +115,7 @@ impl Lanes {
     pub(super) fn open(
         &mut self,
         lane: usize,
-        socket: OwnedFd,
+        engine: Box<dyn BulkEngine>,
         core: Option<CoreId>,
     ) -> Result<(), LinkError> {
         let Some(place) = self.handles.get_mut(lane).filter(|_| lane < self.count) else {
@@ -126,7 +126,7 @@ impl Lanes {
             return Err(LinkError::PeerMisbehaved { peer, what: format!("a second bulk lane {lane}") });
         }
         let sink = Sink { lane, shared: Arc::clone(&self.shared) };
-        let handle = BulkMover::spawn(socket, core, sink)?;
+        let handle = BulkMover::spawn_on(engine, core, sink)?;
         for chunk in self.early.get_mut(lane).map(std::mem::take).unwrap_or_default() {
             handle.send(chunk);
         }

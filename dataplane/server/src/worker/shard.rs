@@ -10,7 +10,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::Receiver;
-use fusewire_link::{Closing, CommandLane, CoreId, LinkError, Wait};
+use fusewire_link::shm::{self, Area, Side};
+use fusewire_link::{Closing, CommandLane, CoreId, LinkError, Wait, tcp};
 use fusewire_wire::error::{Culprit, ProtocolError};
 use fusewire_wire::frame::{CloseReason, Record};
 use fusewire_wire::hello::Hello;
@@ -20,6 +21,7 @@ use fusewire_wire::session::{Flow, Nanos, ServerSession, Transmit};
 
 use super::backlog::Kept;
 use super::gpu::Gpu;
+use super::start::spin;
 use crate::control::{ControlError, SessionStats, ToWorker};
 
 /// How often the driver is asked whether a stream that is waited for has met a fault.
@@ -86,6 +88,8 @@ impl End {
 pub(super) struct Shard {
     pub(super) session: ServerSession,
     pub(super) lane: Box<dyn CommandLane>,
+    /// Where the lanes are, if the client is on this host.
+    area: Option<Arc<Area>>,
     pub(super) gpu: Gpu,
     /// Records that have to wait.
     kept: Kept,
@@ -105,6 +109,7 @@ impl Shard {
     pub(super) fn new(
         session: ServerSession,
         lane: Box<dyn CommandLane>,
+        area: Option<Arc<Area>>,
         gpu: Gpu,
         control: Receiver<Result<ToWorker, ControlError>>,
         cores: Vec<CoreId>,
@@ -118,6 +123,7 @@ impl Shard {
         Self {
             session,
             lane,
+            area,
             gpu,
             kept: Kept::default(),
             control,
@@ -316,7 +322,12 @@ impl Shard {
             0 => None,
             count => self.cores.get(lane % count).copied(),
         };
-        self.gpu.lanes.open(lane, socket, core).map_err(|error| End::Link(error.to_string()))
+        let engine = match &self.area {
+            Some(area) => shm::bulk_engine(area, lane, socket, Side::Server, spin()),
+            None => tcp::bulk_engine(socket, tcp::Engine::Auto, tcp::ZeroCopy::Auto),
+        };
+        let opened = engine.and_then(|engine| self.gpu.lanes.open(lane, engine, core));
+        opened.map_err(|error| End::Link(error.to_string()))
     }
 
     /// Tells the client why, as far as it still listens.

@@ -8,13 +8,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, unbounded};
-use fusewire_link::{CoreId, Waker, tcp};
+use fusewire_link::shm::{self, Area, Side};
+use fusewire_link::{CommandLane, CoreId, LinkError, Waker, tcp};
 use fusewire_wire::bulk::MAX_LANES;
-use fusewire_wire::hello::{Refusal, RefusedReason, Welcome};
-use fusewire_wire::session::{ChannelConfig, Patience, ServerConfig, ServerSession};
+use fusewire_wire::hello::{Refusal, RefusedReason, Welcome, features};
+use fusewire_wire::session::{ChannelConfig, Patience, ServerConfig, ServerSession, Transmit};
 
 use super::bulk::Lanes;
 use super::gpu::Gpu;
@@ -173,8 +174,9 @@ fn serve(
     // SAFETY: a number for this thread; a kernel that refuses it leaves things as they are.
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1_000_u64) };
     let cores: Vec<CoreId> = cores.collect();
-    let prepared = prepare(driver, open, plan, output);
-    let (session, gpu) = match prepared {
+    let shares = shm::is_local(socket.as_fd());
+    let prepared = prepare(driver, open, plan, output, shares);
+    let (mut session, gpu, shared) = match prepared {
         Ok(prepared) => prepared,
         Err(refusal) => return Err(refuse(&socket, &control, refusal)),
     };
@@ -184,13 +186,18 @@ fn serve(
             return Err(refuse(&socket, &control, unavailable(format!("out of descriptors: {error}"))));
         }
     };
-    let lane = match tcp::command_lane(socket, tcp::Engine::Auto) {
+    let lane = match &shared {
+        Some((area, memory)) => share(&mut session, area, memory, socket),
+        None => tcp::command_lane(socket, tcp::Engine::Auto),
+    };
+    let lane = match lane {
         Ok(lane) => lane,
         Err(error) => return Err(refuse(&keep, &control, unavailable(error.to_string()))),
     };
     drop(keep);
     let (report, messages) = listen(control, lane.waker())?;
-    let mut shard = Shard::new(session, lane, gpu, messages, cores, started);
+    let area = shared.map(|(area, _)| area);
+    let mut shard = Shard::new(session, lane, area, gpu, messages, cores, started);
     let end = shard.run();
     let _ = report.send(&FromWorker::Ended { reason: end.to_string(), stats: shard.stats });
     // Nothing is taken apart: a stream may be busy for ever, and the end of the process frees it all.
@@ -207,6 +214,28 @@ fn plan(open: &Open) -> Plan {
     }
 }
 
+/// Greets a client on this host, passes it the memory that the lanes are in, and gives the command lane.
+fn share(
+    session: &mut ServerSession,
+    area: &Arc<Area>,
+    memory: &OwnedFd,
+    socket: OwnedFd,
+) -> Result<Box<dyn CommandLane>, LinkError> {
+    if let Some(Transmit::Owned(welcome)) = session.transmit() {
+        // A client that is gone shows as one in the next step.
+        greet(&socket, &welcome);
+    }
+    Area::pass(memory.as_fd(), socket.as_fd())?;
+    shm::command_lane(area, socket, Side::Server, spin())
+}
+
+/// How long a lane in shared memory is looked at before its thread sleeps. Not at all when cores are scarce.
+pub(super) fn spin() -> Duration {
+    let chosen = std::env::var("FUSEWIRE_SPIN_US").ok().and_then(|value| value.parse().ok());
+    let few = std::thread::available_parallelism().map_or(true, |count| count.get() <= 2);
+    Duration::from_micros(chosen.unwrap_or(if few { 0 } else { 100 }))
+}
+
 fn unavailable(text: String) -> Refusal {
     Refusal::new(RefusedReason::Unavailable, text)
 }
@@ -217,7 +246,8 @@ fn prepare(
     open: &Open,
     plan: Plan,
     output: Output,
-) -> Result<(ServerSession, Gpu), Refusal> {
+    shares: bool,
+) -> Result<(ServerSession, Gpu, Option<(Arc<Area>, OwnedFd)>), Refusal> {
     let failed = |what: &str, status| unavailable(format!("{what}: {}", driver.describe(status)));
     let pinned = Pinned::new(plan).map_err(|error| unavailable(format!("no memory for staging: {error}")))?;
     let pinned = Arc::new(pinned);
@@ -244,12 +274,16 @@ fn prepare(
         patience: Patience { ping: PING, silence: SILENCE, ..Patience::default() },
         ..ChannelConfig::default()
     };
-    // A lost connection ends the session for now: nothing is promised.
-    config.features = 0;
+    // A lost connection ends the session for now: RESUME is not promised. Without memory to share, lanes run on
+    // the sockets.
+    let lanes = open.hello.lanes.min(MAX_LANES as u32) as usize;
+    let wanted = shares && open.hello.features & features::SHARED_MEMORY != 0;
+    let shared = wanted.then(|| Area::create(lanes).ok()).flatten();
+    config.features = if shared.is_some() { features::SHARED_MEMORY } else { 0 };
     let session = ServerSession::open(0, &open.hello, config, &snapshot.encode())?;
     let lanes = Lanes::new(session.welcome().bulk_lanes, Arc::clone(&pinned), open.peer.clone())
         .map_err(|error| unavailable(error.to_string()))?;
-    Ok((session, Gpu::new(driver, output, pinned, lanes, memory)))
+    Ok((session, Gpu::new(driver, output, pinned, lanes, memory), shared))
 }
 
 /// Listens to the daemon on a thread of its own, which wakes the shard. Gives the end to report on, too.

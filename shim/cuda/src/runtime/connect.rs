@@ -1,13 +1,14 @@
 //! How a session comes to be: find the server, greet it, learn its devices, start the threads.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fusewire_connect::{Config, open_session, said_by};
-use fusewire_link::BulkMover;
-use fusewire_link::tcp::{Engine, command_lane};
+use fusewire_link::shm::{self, Area, Side};
+use fusewire_link::{BulkMover, LinkError, tcp};
+use fusewire_wire::hello::features;
 use fusewire_wire::ops::snapshot::Snapshot;
 
 use crate::abi::result::{CUDA_ERROR_NO_DEVICE, CUDA_ERROR_SYSTEM_NOT_READY};
@@ -58,17 +59,35 @@ pub(crate) fn connect() -> Result<Runtime, CUresult> {
         spin,
         quiet,
     ));
-    let mut descriptors = vec![opened.command.as_raw_fd()];
-    descriptors.extend(opened.bulk.iter().map(AsRawFd::as_raw_fd));
-    let lane = command_lane(OwnedFd::from(opened.command), Engine::Auto)
-        .map_err(|error| none(quiet, &error.to_string()))?;
+    let mut descriptors = vec![opened.command.as_fd().as_raw_fd()];
+    descriptors.extend(opened.bulk.iter().map(|stream| stream.as_fd().as_raw_fd()));
+    let link = |error: LinkError| none(quiet, &error.to_string());
+    let area = match welcome.features & features::SHARED_MEMORY {
+        0 => None,
+        _ => Some(
+            Area::receive(opened.command.as_fd(), welcome.bulk_lanes as usize, config.timeout)
+                .map_err(link)?,
+        ),
+    };
+    let command = OwnedFd::from(opened.command);
+    let lane = match &area {
+        // The I/O thread does its own spinning.
+        Some(area) => shm::command_lane(area, command, Side::Client, Duration::ZERO),
+        None => tcp::command_lane(command, tcp::Engine::Auto),
+    };
+    let lane = lane.map_err(link)?;
     descriptors.extend(lane.descriptors());
     let _ = session.waker.set(lane.waker());
     let mut lanes = Vec::new();
     for (number, socket) in opened.bulk.into_iter().enumerate() {
         let sink = Landings::new(session.clone(), number);
-        let handle = BulkMover::spawn(OwnedFd::from(socket), None, sink)
-            .map_err(|error| none(quiet, &error.to_string()))?;
+        let socket = OwnedFd::from(socket);
+        let handle = match &area {
+            Some(area) => shm::bulk_engine(area, number, socket, Side::Client, spin)
+                .and_then(|engine| BulkMover::spawn_on(engine, None, sink)),
+            None => BulkMover::spawn(socket, None, sink),
+        };
+        let handle = handle.map_err(link)?;
         descriptors.extend_from_slice(handle.descriptors());
         lanes.push(handle);
     }
