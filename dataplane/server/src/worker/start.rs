@@ -226,10 +226,11 @@ fn share(
         greet(&socket, &welcome);
     }
     Area::pass(memory.as_fd(), socket.as_fd())?;
-    shm::command_lane(area, socket, Side::Server, spin())
+    // The shard does its own spinning.
+    shm::command_lane(area, socket, Side::Server, Duration::ZERO)
 }
 
-/// How long a lane in shared memory is looked at before its thread sleeps. Not at all when cores are scarce.
+/// How long a bulk lane in shared memory is looked at before its thread sleeps. Not at all when cores are scarce.
 pub(super) fn spin() -> Duration {
     let chosen = std::env::var("FUSEWIRE_SPIN_US").ok().and_then(|value| value.parse().ok());
     let few = std::thread::available_parallelism().map_or(true, |count| count.get() <= 2);
@@ -240,6 +241,9 @@ fn unavailable(text: String) -> Refusal {
     Refusal::new(RefusedReason::Unavailable, text)
 }
 
+/// The memory that the lanes are in, and the descriptor to pass to the client; `None`: they are on sockets.
+type Shared = Option<(Arc<Area>, OwnedFd)>;
+
 /// Everything that a session has before its first operation.
 fn prepare(
     driver: &'static Driver,
@@ -247,7 +251,7 @@ fn prepare(
     plan: Plan,
     output: Output,
     shares: bool,
-) -> Result<(ServerSession, Gpu, Option<(Arc<Area>, OwnedFd)>), Refusal> {
+) -> Result<(ServerSession, Gpu, Shared), Refusal> {
     let failed = |what: &str, status| unavailable(format!("{what}: {}", driver.describe(status)));
     let pinned = Pinned::new(plan).map_err(|error| unavailable(format!("no memory for staging: {error}")))?;
     let pinned = Arc::new(pinned);
