@@ -65,11 +65,11 @@ def free_port():
 class Server:
     """`fusewire serve` on the software GPU."""
 
-    def __init__(self, *arguments, env=None, driver=SOFTGPU):
+    def __init__(self, *arguments, env=None, driver=SOFTGPU, under=()):
         self.log_file = tempfile.NamedTemporaryFile(prefix="fusewire-serve-", suffix=".log")
         self.folder = tempfile.TemporaryDirectory(prefix="fusewire-")
         self.local = f"unix:{self.folder.name}/socket"
-        command = [FUSEWIRE, "serve", "--listen", "127.0.0.1:0", "--listen", self.local, "--driver", driver,
+        command = [*under, FUSEWIRE, "serve", "--listen", "127.0.0.1:0", "--listen", self.local, "--driver", driver,
                    "--warm-workers", "1", *arguments]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.log_file,
                                         stderr=self.log_file, env=environment(env))

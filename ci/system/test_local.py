@@ -12,6 +12,8 @@ import subprocess
 import tempfile
 import time
 
+import pytest
+
 from harness import FUSEWIRE, SOFTGPU, Client, Server, alive, environment, run, until
 
 IDLE = """
@@ -132,3 +134,158 @@ def test_a_socket_left_behind_is_replaced_and_one_in_use_is_not(server):
 def test_a_server_that_is_not_there():
     done = run("unix:/nonexistent/socket", "import driver; assert driver.code_of(driver.start) == 100", stats=False)
     assert "unix:/nonexistent/socket" in done.errors and len(done.complaints()) == 1, done.errors
+
+
+# Pinned memory in all the ways that it is used; `data` is what must be there at each point.
+PINNED = """
+import ctypes, driver, os
+from ctypes import c_size_t, c_uint, c_uint64, c_void_p
+driver.start()
+add = driver.function(driver.module(), "add")
+at = ctypes.addressof
+for size in (4, 1000, 100_000, 1 << 20, 20 << 20):
+    words = size // 4
+    a, b = driver.pinned(size), driver.pinned(size)
+    memory, stream = driver.alloc(size), driver.stream()
+    data = os.urandom(size)
+    ctypes.memmove(a, data, size)
+    # Synchronous both ways.
+    driver.call("cuMemcpyHtoD_v2", c_uint64(memory), a, c_size_t(size))
+    driver.call("cuMemcpyDtoH_v2", b, c_uint64(memory), c_size_t(size))
+    assert bytes(b) == data, size
+    # The source is the program's again when a synchronous copy returns.
+    ctypes.memset(a, 7, size)
+    assert driver.from_device(memory, size) == data
+    # Asynchronous, in the order of the stream, the source being written by the stream itself.
+    driver.call("cuMemcpyHtoDAsync_v2", c_uint64(memory), a, c_size_t(size), stream)
+    driver.add(add, memory, 1, words, on=stream)
+    driver.call("cuMemcpyDtoHAsync_v2", a, c_uint64(memory), c_size_t(size), stream)
+    driver.call("cuMemcpyHtoDAsync_v2", c_uint64(memory), a, c_size_t(size), stream)
+    driver.call("cuMemcpyDtoHAsync_v2", b, c_uint64(memory), c_size_t(size), stream)
+    driver.synchronize(stream)
+    assert bytes(b) == (0x07070708).to_bytes(4, "little") * words, size
+    # From host to host, shared and pageable.
+    c = (ctypes.c_ubyte * size)()
+    driver.call("cuMemcpy", c_uint64(at(c)), c_uint64(at(b)), c_size_t(size))
+    assert bytes(c) == bytes(b)
+    driver.call("cuMemcpy", c_uint64(at(a)), c_uint64(at(b)), c_size_t(size))
+    assert bytes(a) == bytes(b)
+    driver.call("cuMemsetD8_v2", c_uint64(at(a)), 9, c_size_t(size))
+    driver.synchronize()
+    assert bytes(a) == bytes([9]) * size
+    # A kernel writes it, and sees what the program has written.
+    driver.add(add, at(a), 1, words)
+    driver.synchronize()
+    ctypes.memset(b, 0, size)
+    driver.add(add, at(b), 5, words)
+    driver.synchronize()
+    assert bytes(a) == (0x0909090a).to_bytes(4, "little") * words
+    assert bytes(b) == (5).to_bytes(4, "little") * words
+    # Freed while a copy into it is under way; the next block may lie there.
+    ctypes.memset(a, 3, size)
+    driver.call("cuMemcpyHtoDAsync_v2", c_uint64(memory), a, c_size_t(size), stream)
+    for _ in range(5):
+        driver.call("cuMemcpyDtoHAsync_v2", b, c_uint64(memory), c_size_t(size), stream)
+    driver.call("cuMemFreeHost", b)
+    driver.call("cuMemFreeHost", a)
+    after = driver.pinned(size)
+    ctypes.memset(after, 1, size)
+    driver.synchronize(stream)
+    assert bytes(after) == bytes([1]) * size, size
+    assert driver.from_device(memory, size) == bytes([3]) * size
+    driver.call("cuMemFreeHost", after)
+    driver.free(memory)
+"""
+
+# Words that both poll, and copies in a graph, which happen at every launch of it.
+WATCHED = """
+import ctypes, time, driver
+from ctypes import byref, c_size_t, c_uint, c_uint64, c_void_p
+driver.start()
+word = driver.pinned(8)
+view = ctypes.cast(word, ctypes.POINTER(c_uint))
+stream = driver.stream()
+at = ctypes.addressof(word)
+# The stream waits for the program to write the word, and the program for the stream.
+driver.call("cuStreamWaitValue32_v2", stream, c_uint64(at), c_uint(5), c_uint(0))
+driver.call("cuStreamWriteValue32_v2", stream, c_uint64(at + 4), c_uint(6), c_uint(0))
+time.sleep(0.05)
+assert view[1] == 0
+view[0] = 5
+end = time.monotonic() + 20
+while view[1] != 6:
+    assert time.monotonic() < end, "the stream's write is not seen"
+source, target = driver.pinned(1 << 20), driver.pinned(1 << 20)
+memory, graph, made = driver.alloc(1 << 20), c_void_p(), c_void_p()
+driver.call("cuStreamBeginCapture_v2", stream, 0)
+driver.call("cuMemcpyHtoDAsync_v2", c_uint64(memory), source, c_size_t(1 << 20), stream)
+driver.call("cuMemcpyDtoHAsync_v2", target, c_uint64(memory), c_size_t(1 << 20), stream)
+driver.call("cuStreamEndCapture", stream, byref(graph))
+driver.call("cuGraphInstantiateWithFlags", byref(made), graph, c_uint64(0))
+for value in range(1, 6):
+    ctypes.memset(source, value, 1 << 20)
+    driver.call("cuGraphLaunch", made, stream)
+    driver.synchronize(stream)
+    assert bytes(target) == bytes([value]) * (1 << 20), value
+"""
+
+
+def shares_pinned(pid):
+    """Bytes of pinned memory that a process shares with the other end."""
+    spans = [line.split()[0].split("-") for line in pathlib.Path(f"/proc/{pid}/maps").read_text().splitlines()
+             if "memfd:fusewire-pinned" in line]
+    return sum(int(end, 16) - int(start, 16) for start, end in spans)
+
+
+@pytest.mark.parametrize("link", ["unix", "tcp"])
+def test_pinned_memory_in_all_its_uses(server, link):
+    address = server.local if link == "unix" else server.address
+    client = run(address, PINNED)
+    moved = sum(row["bytes_out"] + row["bytes_in"] for name, row in client.stats().items()
+                if "HtoDAsync" in name or "DtoHAsync" in name)
+    # The GPU's own engine moves it where the link can have it so; only records go over.
+    assert moved < 10_000 if link == "unix" else moved > 20 << 20, moved
+
+
+def test_a_word_of_shared_memory_is_watched_from_both_sides_and_graphs_copy_what_is_there(server):
+    run(server.local, WATCHED)
+
+
+def test_pinned_memory_comes_and_goes(server):
+    with Client(server.local, """
+import sys, driver
+driver.start()
+blocks = []
+for line in sys.stdin:
+    if line.strip() == "take":
+        blocks.append(driver.pinned(8 << 20))
+    else:
+        driver.call("cuMemFreeHost", blocks.pop())
+        driver.synchronize()
+    print("done", flush=True)
+""") as client:
+        worker = server.worker_of(client)
+        for size in (8 << 20, 16 << 20):
+            assert client.ask("take") == "done"
+            assert shares_pinned(client.pid) == shares_pinned(worker) == size
+        for size in (8 << 20, 0):
+            assert client.ask("give") == "done"
+            assert shares_pinned(client.pid) == size
+            until(lambda: shares_pinned(worker) == size, "the worker has unmapped it", 5)
+        # The pages are the system's again, too, although the memory is still there for the next block.
+        memory = [fd for fd in pathlib.Path(f"/proc/{client.pid}/fd").iterdir()
+                  if "memfd:fusewire-pinned" in os.readlink(fd)]
+        assert os.stat(memory[0]).st_blocks == 0
+
+
+@pytest.mark.parametrize("limit, lanes", [(64 << 20, True), (4 << 20, False)])
+def test_without_memory_to_share_programs_run_all_the_same(limit, lanes):
+    """The limit is on the size of files; what cannot be shared goes over the link, and lanes over the socket."""
+    # The software GPU's memory is such a file, too.
+    with Server(under=["sh", "-c", f'ulimit -f {limit // 512}; exec "$@"', "sh"]) as server:
+        with Client(server.local, IDLE) as client:
+            assert client.hear() == "ready"
+            assert shares(client.pid) == lanes and shares_pinned(client.pid) == 0
+            assert client.ask("again") == "right"
+        for program in (PINNED, COPIES) if lanes else ():
+            run(server.local, program)

@@ -4,7 +4,7 @@ when it reads a result. Counted, not timed, from what FUSEWIRE_STATS says.
 
 import pytest
 
-from harness import run
+from harness import LINK, run
 
 STEPS = """
 import ctypes, sys, driver
@@ -58,8 +58,11 @@ def test_the_statistics(server):
     client = run(server, STEPS, 10, "run")
     stats = client.stats()
     assert stats["cuLaunchKernel"]["async"] == 10 * 40 and stats["cuLaunchKernel"]["sync"] == 0
-    assert stats["cuMemcpyHtoDAsync_v2"]["bytes_out"] >= 10 << 18
-    assert stats["cuMemcpyDtoHAsync_v2"]["bytes_in"] >= 10 << 18
+    moved = stats["cuMemcpyHtoDAsync_v2"]["bytes_out"], stats["cuMemcpyDtoHAsync_v2"]["bytes_in"]
+    if LINK == "unix":  # the GPU copies pinned memory itself: a record goes over, and no data
+        assert max(moved) < 10 << 10, moved
+    else:
+        assert min(moved) >= 10 << 18, moved
     assert stats["cuMemAlloc_v2"]["local"] + stats["cuMemAlloc_v2"]["sync"] == 2
     assert stats["cuEventQuery"]["local"] == 10
     assert sum(row["sync"] for row in stats.values()) < 20

@@ -27,8 +27,11 @@ pub mod features {
     pub const RESUME: u64 = 1 << 0;
     /// Both ends are on one host: after the Welcome the server passes memory that the lanes run in.
     pub const SHARED_MEMORY: u64 = 1 << 1;
+    /// With SHARED_MEMORY: the server passes memory for the host window, too, so that pinned memory is the same at
+    /// both ends.
+    pub const SHARED_PINNED: u64 = 1 << 2;
     /// All that this version of the crate can do.
-    pub const ALL: u64 = RESUME | SHARED_MEMORY;
+    pub const ALL: u64 = RESUME | SHARED_MEMORY | SHARED_PINNED;
 }
 
 /// A Hello, as it lies on the wire before its tail.

@@ -131,6 +131,15 @@ crate::ops! {
         { context: using Context, address: u64, bytes: u64 };
     async 0x020b HostUnmirror host_unmirror ["cuMemFreeHost"]
         { context: using Context, address: u64, bytes: u64 };
+    /// Maps a part of the host window from the memory that both ends share (SHARED_PINNED), at the address and
+    /// offset that it has in the window, and registers it with the driver: from here on it is memory that copies
+    /// and kernels are given as it is, in every context, until [`HostUnshare`]. Whole pages.
+    sync 0x020c HostShare host_share ["cuMemHostAlloc", "cuMemAllocHost_v2"]
+        { address: u64, bytes: u64 };
+    /// Takes it back once all work of all contexts that was issued before is finished. `Done` says when. With no
+    /// `bytes` nothing is taken back, but said all the same.
+    async 0x020d HostUnshare host_unshare ["cuMemFreeHost"]
+        { address: u64, bytes: u64 };
 
     // Copies.
 

@@ -1,7 +1,7 @@
 //! The memory that both ends of a session share: one sealed memfd with a section for each lane.
 //!
 //! The server makes it and passes it over the command connection, behind the Welcome; so its size is the
-//! server's to choose, and a client needs no right to make one.
+//! server's to choose, and a client needs no right to make one. Memory for the session's own use can go along.
 //!
 //! A section is a page of positions and flags, then the data of two rings: to the server, to the client.
 //! Positions lie 128 bytes apart, so that no two ends write to one pair of cache lines.
@@ -18,6 +18,8 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg, sockopt,
 };
+
+use rustix::process::{Resource, getrlimit};
 
 use super::Side;
 use super::ring::{Consumer, Producer};
@@ -50,6 +52,24 @@ pub fn is_local(socket: BorrowedFd<'_>) -> bool {
     sockopt::socket_domain(socket).is_ok_and(|domain| domain == AddressFamily::UNIX)
 }
 
+/// Memory that can be shared with another process: nobody can make it smaller or larger. Pages are taken when they
+/// are touched.
+///
+/// # Errors
+/// [`LinkError::System`]: no memfd, or a limit on the size of files that it would exceed.
+pub fn sealed_memory(name: &str, bytes: u64) -> Result<OwnedFd, LinkError> {
+    // Beyond the limit, ftruncate would kill the process with a signal.
+    if getrlimit(Resource::Fsize).current.is_some_and(|limit| limit < bytes) {
+        let error = io::Error::from_raw_os_error(libc::EFBIG);
+        return Err(LinkError::system("making memory to share (see ulimit -f)", &error));
+    }
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let fd = memfd_create(name, flags).map_err(system("memfd_create for memory to share"))?;
+    ftruncate(&fd, bytes).map_err(system("ftruncate of memory to share"))?;
+    fcntl_add_seals(&fd, SEALS).map_err(system("sealing memory to share"))?;
+    Ok(fd)
+}
+
 fn system(doing: &'static str) -> impl Fn(rustix::io::Errno) -> LinkError {
     move |errno| LinkError::system(doing, &io::Error::from(errno))
 }
@@ -60,24 +80,25 @@ impl Area {
     /// # Errors
     /// [`LinkError::System`]: no memfd, or no memory to be had.
     pub fn create(bulk_lanes: usize) -> Result<(Arc<Area>, OwnedFd), LinkError> {
-        let bytes = size(bulk_lanes);
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let fd = memfd_create("fusewire-link", flags).map_err(system("memfd_create for a link"))?;
-        ftruncate(&fd, bytes as u64).map_err(system("ftruncate of a link's memory"))?;
-        fcntl_add_seals(&fd, SEALS).map_err(system("sealing a link's memory"))?;
+        let fd = sealed_memory("fusewire-link", size(bulk_lanes) as u64)?;
         Ok((Area::map(&fd, bulk_lanes)?, fd))
     }
 
-    /// Passes the memory to the client, behind what has been written to the connection so far.
+    /// Passes the memory to the client, and that for the session's own use if there is any, behind what has been
+    /// written to the connection so far.
     ///
     /// # Errors
     /// [`LinkError::Closed`] when the client is gone, [`LinkError::System`] otherwise.
-    pub fn pass(memory: BorrowedFd<'_>, socket: BorrowedFd<'_>) -> Result<(), LinkError> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    pub fn pass(
+        memory: BorrowedFd<'_>,
+        own: Option<BorrowedFd<'_>>,
+        socket: BorrowedFd<'_>,
+    ) -> Result<(), LinkError> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        let descriptors = [memory];
+        let descriptors: Vec<_> = [memory].into_iter().chain(own).collect();
         if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
-            return Err(LinkError::Misuse("no room for a descriptor"));
+            return Err(LinkError::Misuse("no room for descriptors"));
         }
         loop {
             match sendmsg(socket, &[IoSlice::new(b"m")], &mut ancillary, SendFlags::NOSIGNAL) {
@@ -94,20 +115,22 @@ impl Area {
         }
     }
 
-    /// Receives what [`pass`](Self::pass) sent, and maps it. Not a byte more is read from the socket.
+    /// Receives what [`pass`](Self::pass) sent, and maps the lanes. Not a byte more is read from the socket.
+    /// `own`: how many bytes the session's own memory was agreed to have.
     ///
     /// # Errors
     /// [`LinkError::PeerMisbehaved`]: something else came, or memory that is not sealed or of another size.
     pub fn receive(
         socket: BorrowedFd<'_>,
         bulk_lanes: usize,
+        own: Option<u64>,
         limit: Duration,
-    ) -> Result<Arc<Area>, LinkError> {
+    ) -> Result<(Arc<Area>, Option<OwnedFd>), LinkError> {
         let refuse = |what: &str| LinkError::PeerMisbehaved { peer: "the server".into(), what: what.into() };
         let timeout = |limit| sockopt::set_socket_timeout(socket, sockopt::Timeout::Recv, limit);
         timeout(Some(limit)).map_err(system("limiting the wait for a link's memory"))?;
         let mut byte = [0];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let message = loop {
             match recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
@@ -117,20 +140,27 @@ impl Area {
             }
         };
         timeout(None).map_err(system("lifting the limit on the wait for a link's memory"))?;
-        let mut received = None;
+        let mut received = Vec::new();
         for part in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(descriptors) = part {
-                received = descriptors.last().or(received);
+                received.extend(descriptors);
             }
         }
-        let fd = received.filter(|_| message.bytes == 1 && !message.flags.contains(ReturnFlags::CTRUNC));
-        let fd = fd.ok_or_else(|| refuse("something else where a link's memory was due"))?;
-        let sealed = fcntl_get_seals(&fd).map_err(system("reading the seals of a link's memory"))?;
-        let bytes = fstat(&fd).map_err(system("fstat of a link's memory"))?.st_size;
-        if !sealed.contains(SealFlags::SHRINK) || u64::try_from(bytes) != Ok(size(bulk_lanes) as u64) {
-            return Err(refuse("memory for a link that is not sealed, or not of the size agreed"));
+        let whole = message.bytes == 1 && !message.flags.contains(ReturnFlags::CTRUNC);
+        let expected: Vec<u64> = [size(bulk_lanes) as u64].into_iter().chain(own).collect();
+        if !whole || received.len() != expected.len() {
+            return Err(refuse("something else where a link's memory was due"));
         }
-        Area::map(&fd, bulk_lanes)
+        for (fd, &due) in received.iter().zip(&expected) {
+            let sealed = fcntl_get_seals(fd).map_err(system("reading the seals of a link's memory"))?;
+            let bytes = fstat(fd).map_err(system("fstat of a link's memory"))?.st_size;
+            if !sealed.contains(SealFlags::SHRINK) || u64::try_from(bytes) != Ok(due) {
+                return Err(refuse("memory for a link that is not sealed, or not of the size agreed"));
+            }
+        }
+        let own = if own.is_some() { received.pop() } else { None };
+        let Some(fd) = received.pop() else { return Err(LinkError::Misuse("counted above")) };
+        Ok((Area::map(&fd, bulk_lanes)?, own))
     }
 
     fn map(fd: &OwnedFd, bulk_lanes: usize) -> Result<Arc<Area>, LinkError> {
@@ -199,17 +229,28 @@ mod tests {
         let open = memfd_create("test", MemfdFlags::ALLOW_SEALING).unwrap();
         ftruncate(&open, size(2) as u64).unwrap();
         let (_, sealed) = Area::create(2).unwrap();
-        let receive = |lanes| Area::receive(client.as_fd(), lanes, Duration::from_secs(1));
-        for (memory, lanes, good) in [(&open, 2, false), (&sealed, 3, false), (&sealed, 2, true)] {
-            Area::pass(memory.as_fd(), server.as_fd()).unwrap();
-            assert_eq!(receive(lanes).is_ok(), good);
+        let own = sealed_memory("own", 1 << 40).unwrap();
+        let receive = |lanes, own| Area::receive(client.as_fd(), lanes, own, Duration::from_secs(1));
+        for (memory, more, lanes, wanted, good) in [
+            (&open, None, 2, None, false),
+            (&sealed, None, 3, None, false),
+            (&sealed, None, 2, Some(1 << 40), false),
+            (&sealed, Some(own.as_fd()), 2, None, false),
+            (&sealed, Some(own.as_fd()), 2, Some(1 << 30), false),
+            (&sealed, Some(own.as_fd()), 2, Some(1 << 40), true),
+            (&sealed, None, 2, None, true),
+        ] {
+            Area::pass(memory.as_fd(), more, server.as_fd()).unwrap();
+            let received = receive(lanes, wanted);
+            assert_eq!(received.is_ok(), good);
+            assert!(received.is_ok_and(|(_, own)| own.is_some() == wanted.is_some()) == good);
         }
         // A byte without memory, silence, and an end.
         rustix::io::write(&server, b"m").unwrap();
-        assert!(matches!(receive(2), Err(LinkError::PeerMisbehaved { .. })));
-        assert!(Area::receive(client.as_fd(), 2, Duration::from_millis(20)).is_err());
+        assert!(matches!(receive(2, None), Err(LinkError::PeerMisbehaved { .. })));
+        assert!(Area::receive(client.as_fd(), 2, None, Duration::from_millis(20)).is_err());
         drop(server);
-        assert!(receive(2).is_err());
+        assert!(receive(2, None).is_err());
         assert!(ftruncate(&sealed, 0).is_err() && ftruncate(&sealed, 1 << 40).is_err());
     }
 }

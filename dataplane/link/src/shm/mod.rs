@@ -20,7 +20,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use area::{Area, is_local};
+pub use area::{Area, is_local, sealed_memory};
 
 use crate::bulk::BulkEngine;
 use crate::error::LinkError;

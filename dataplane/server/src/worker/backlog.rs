@@ -15,9 +15,9 @@ use std::ops::Range;
 use fusewire_wire::ops::table::{
     BlobPart, BlockMap, BlockUnmap, CaptureBegin, CopyIn, CopyInInline, CopyOut, CopyRect, CopyWithin,
     CtxSynchronize, EventCreate, EventDestroy, EventElapsed, EventRecord, Fence, FuncGetAttribute,
-    GraphLaunch, HostFunc, HostFuncDone, Launch, LaunchEx, MemInfo, Memset, Occupancy, StreamCreate,
-    StreamDefault, StreamDestroy, StreamQuery, StreamSynchronize, StreamWaitEvent, StreamWaitValue,
-    StreamWriteValue,
+    GraphLaunch, HostFunc, HostFuncDone, HostUnshare, Launch, LaunchEx, MemInfo, Memset, Occupancy,
+    StreamCreate, StreamDefault, StreamDestroy, StreamQuery, StreamSynchronize, StreamWaitEvent,
+    StreamWaitValue, StreamWriteValue,
 };
 use fusewire_wire::ops::{Call, Record, Replies, Status};
 use zerocopy::FromBytes;
@@ -38,6 +38,7 @@ const NEVER_WAIT: &[u16] = &[
     BlockMap::CODE,
     BlockUnmap::CODE,
     Fence::CODE,
+    HostUnshare::CODE,
     MemInfo::CODE,
     CopyIn::CODE,
     CopyInInline::CODE,

@@ -22,8 +22,17 @@ pub(super) enum Purpose {
     Unmap { number: u64, ranges: Vec<Range> },
     /// Take mirrored host memory back, then tell the client.
     Unmirror { number: u64, ranges: Vec<Range> },
+    /// One context less to wait for.
+    Unshare { group: u64 },
     /// Destroy what the session has in the context, and the context itself unless it is a primary one.
     Purge { reply: Option<u64>, destroy: bool },
+}
+
+/// Shared host memory to take back when no context uses it any more; then tell the client.
+#[derive(Debug)]
+pub(super) struct Unshare {
+    pub(super) number: u64,
+    pub(super) ranges: Vec<Range>,
 }
 
 #[derive(Debug)]
@@ -38,6 +47,8 @@ struct Fence {
 pub(super) struct Fences {
     next: u64,
     raised: FxHashMap<u64, Fence>,
+    /// Fences on all contexts at once, and how many of them have not been reached.
+    groups: FxHashMap<u64, (usize, Unshare)>,
     /// Waiting for the end of a capture.
     held: Vec<(u64, Purpose)>,
     /// Reached, and to be carried out when nothing depends on this thread: it may wait for the GPU.
@@ -92,6 +103,19 @@ impl Gpu {
             return self.fence_done(context, purpose, status);
         }
         self.fences.raised.insert(fence, Fence { context, purpose, left });
+    }
+
+    /// Does what is asked once all work that every context has been given is finished.
+    pub(super) fn fence_all(&mut self, purpose: Unshare) {
+        let contexts: Vec<u64> = self.contexts.iter().map(|(handle, _)| handle).collect();
+        self.fences.next += 1;
+        let group = self.fences.next;
+        // One more than there are, so that it is not over before all have been raised.
+        self.fences.groups.insert(group, (contexts.len() + 1, purpose));
+        for context in contexts {
+            self.fence(context, Purpose::Unshare { group });
+        }
+        self.fence_done(0, Purpose::Unshare { group }, 0);
     }
 
     /// A capture has ended: what waited for that goes on.
@@ -180,6 +204,18 @@ impl Gpu {
             Purpose::Unmirror { number, ranges } => {
                 self.unmirror(&ranges);
                 self.out.done(number, status);
+            }
+            Purpose::Unshare { group } => {
+                let left = self.fences.groups.get_mut(&group).map_or(0, |(left, _)| {
+                    *left = left.saturating_sub(1);
+                    *left
+                });
+                if left == 0
+                    && let Some((_, Unshare { number, ranges })) = self.fences.groups.remove(&group)
+                {
+                    self.unshare(&ranges);
+                    self.out.done(number, 0);
+                }
             }
             Purpose::Purge { reply, destroy } => {
                 self.purge(context, destroy);

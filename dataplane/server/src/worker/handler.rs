@@ -157,6 +157,15 @@ impl Handler for Gpu {
         self.host_unmirror(call, r)
     }
 
+    fn host_share(&mut self, _: Call, r: &HostShare, _: &[u8]) -> Sync<HostShare> {
+        self.host_share(r)?;
+        Ok(DONE)
+    }
+
+    fn host_unshare(&mut self, call: Call, r: &HostUnshare, _: &[u8]) -> Async {
+        self.host_unshare(call, r)
+    }
+
     fn copy_in(&mut self, call: Call, r: &CopyIn, _: &[u8]) -> Async {
         self.copy_in(call, r)
     }

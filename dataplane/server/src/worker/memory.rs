@@ -7,18 +7,24 @@
 use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::ops::Range as Span;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use fusewire_wire::ops::table::{
-    BlockMap, BlockUnmap, HostMirror, HostUnmirror, VmmCreate, VmmMap, VmmSetAccess, VmmUnmap,
+    BlockMap, BlockUnmap, HostMirror, HostShare, HostUnmirror, HostUnshare, VmmCreate, VmmMap, VmmSetAccess,
+    VmmUnmap,
 };
 use fusewire_wire::ops::window;
 use fusewire_wire::ops::{Call, Nothing, Status};
+use rustix::fs::{FallocateFlags, fallocate};
 
-use super::fences::Purpose;
+use super::fences::{Purpose, Unshare};
 use super::gpu::{Allocation, Gpu};
+use super::pinned::{self, Home};
 use super::ranges::{Kind, Range};
 use crate::driver::layouts::{AccessDesc, AllocationProp, Location};
-use crate::driver::{Driver, INVALID_DEVICE, INVALID_VALUE, NOT_FOUND, OUT_OF_MEMORY, check, snapshot};
+use crate::driver::{
+    Driver, INVALID_CONTEXT, INVALID_DEVICE, INVALID_VALUE, NOT_FOUND, OUT_OF_MEMORY, check, snapshot,
+};
 
 /// cuMemHostRegister: portable, device-mapped.
 const MIRROR_FLAGS: u32 = 1 | 2;
@@ -43,6 +49,8 @@ pub(super) struct Memory {
     /// Blocks that did not fit while memory was on its way back.
     waiting: VecDeque<(u64, BlockMap)>,
     mirrored: u64,
+    /// What is shared with the client: the whole host window, by offset.
+    shared: Option<OwnedFd>,
     /// Bit d: the session has or had a context on device d, which reaches its memory.
     active: u64,
 }
@@ -76,6 +84,11 @@ impl Memory {
         self.window.clone()
     }
 
+    /// The client has this memory, too, as its host window.
+    pub(super) fn share(&mut self, memory: OwnedFd) {
+        self.shared = Some(memory);
+    }
+
     fn device(&self, device: i32) -> Result<Device, Status> {
         let index = usize::try_from(device).map_err(|_| INVALID_DEVICE)?;
         self.devices.get(index).copied().ok_or(INVALID_DEVICE)
@@ -93,6 +106,14 @@ fn physical_memory() -> u64 {
     // SAFETY: two plain questions to the C library.
     let (pages, bytes) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
     u64::try_from(pages).unwrap_or(0).saturating_mul(u64::try_from(bytes).unwrap_or(0))
+}
+
+/// Where whole pages lie in the host window, if they do.
+fn offset_in_host_window(start: u64, bytes: u64) -> Option<u64> {
+    let offset = start.checked_sub(window::HOST_BASE)?;
+    let end = offset.checked_add(bytes)?;
+    let whole = bytes != 0 && start.is_multiple_of(PAGE) && bytes.is_multiple_of(PAGE);
+    (whole && end <= window::HOST_BYTES).then_some(offset)
 }
 
 fn can_access(d: &Driver, device: i32, peer: i32) -> bool {
@@ -359,6 +380,79 @@ impl Gpu {
         }
     }
 
+    pub(super) fn host_share(&mut self, record: &HostShare) -> Result<(), Status> {
+        let (start, bytes) = (record.address, record.bytes);
+        let memory = self.memory.shared.as_ref().ok_or(INVALID_VALUE)?;
+        let home = self.home.ok_or(INVALID_CONTEXT)?;
+        let offset = offset_in_host_window(start, bytes).ok_or(INVALID_VALUE)?;
+        if !self.ranges.is_free(start, bytes) {
+            return Err(INVALID_VALUE);
+        }
+        // As for mirrors: pinned memory is the whole machine's.
+        if self.memory.mirrored.saturating_add(bytes) > physical_memory() / 4 {
+            return Err(OUT_OF_MEMORY);
+        }
+        let (hint, size) = (start as *mut c_void, bytes as usize);
+        let offset = libc::off_t::try_from(offset).map_err(|_| INVALID_VALUE)?;
+        // SAFETY: MAP_FIXED_NOREPLACE takes an address that nobody uses or none at all. The memory is sealed: no
+        // peer can take it away under the mapping.
+        let mapped = unsafe {
+            let flags = libc::MAP_SHARED | libc::MAP_FIXED_NOREPLACE;
+            libc::mmap(hint, size, libc::PROT_READ | libc::PROT_WRITE, flags, memory.as_raw_fd(), offset)
+        };
+        if mapped == libc::MAP_FAILED {
+            return Err(OUT_OF_MEMORY);
+        }
+        let registered = if mapped == hint {
+            pinned::register(self.d, home, hint, size)
+        } else {
+            // A kernel older than the flag took the address as a hint.
+            Err(OUT_OF_MEMORY)
+        };
+        if let Err(status) = registered {
+            // SAFETY: what was just mapped; the driver does not know it.
+            unsafe { libc::munmap(mapped, size) };
+            return Err(status);
+        }
+        self.ranges.add(Range { start, bytes, kind: Kind::Shared });
+        self.memory.mirrored += bytes;
+        Ok(())
+    }
+
+    pub(super) fn host_unshare(&mut self, call: Call, record: &HostUnshare) -> Result<(), Status> {
+        let ranges = match record.bytes {
+            0 => Vec::new(),
+            bytes => {
+                self.ranges.take(record.address, bytes, |kind| kind == Kind::Shared).ok_or(INVALID_VALUE)?
+            }
+        };
+        self.fence_all(Unshare { number: call.number, ranges });
+        Ok(())
+    }
+
+    pub(super) fn unshare(&mut self, ranges: &[Range]) {
+        for range in ranges {
+            let start = range.start as *mut c_void;
+            if let Some(Home(home)) = self.home {
+                let mut before = std::ptr::null_mut();
+                // SAFETY: a live context; a whole registration of ours whose work is finished.
+                unsafe {
+                    self.d.cuCtxPushCurrent_v2(home);
+                    self.d.cuMemHostUnregister(start);
+                    self.d.cuCtxPopCurrent_v2(&raw mut before);
+                }
+            }
+            // SAFETY: a whole mapping of ours.
+            unsafe { libc::munmap(start, range.bytes as usize) };
+            self.memory.mirrored = self.memory.mirrored.saturating_sub(range.bytes);
+            if let Some(memory) = &self.memory.shared {
+                // Gives the pages back. If the system cannot, they go with the session.
+                let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                let _ = fallocate(memory, hole, range.start - window::HOST_BASE, range.bytes);
+            }
+        }
+    }
+
     /// Takes back all memory that belongs to a context.
     pub(super) fn drop_memory(&mut self, context: u64) {
         let blocks = self.ranges.take_all(|kind| kind == Kind::Block { context });
@@ -375,5 +469,31 @@ impl Gpu {
         }
         self.ranges.add(Range { start, bytes, kind: Kind::Global { owner } });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fusewire_wire::ops::window::{HOST_BASE, HOST_BYTES};
+
+    #[test]
+    fn only_whole_pages_of_the_host_window_can_be_shared() {
+        assert_eq!(offset_in_host_window(HOST_BASE + 8192, PAGE), Some(8192));
+        assert_eq!(offset_in_host_window(HOST_BASE, HOST_BYTES), Some(0));
+        for (start, bytes) in [
+            (0, PAGE),
+            (HOST_BASE - PAGE, PAGE),
+            (HOST_BASE - PAGE, 2 * PAGE),
+            (HOST_BASE, 0),
+            (HOST_BASE, PAGE - 1),
+            (HOST_BASE + 1, PAGE),
+            (HOST_BASE, HOST_BYTES + PAGE),
+            (HOST_BASE + HOST_BYTES, PAGE),
+            (HOST_BASE + PAGE, u64::MAX - PAGE + 1),
+            (u64::MAX - PAGE + 1, PAGE),
+        ] {
+            assert_eq!(offset_in_host_window(start, bytes), None, "{start:#x} {bytes:#x}");
+        }
     }
 }

@@ -55,7 +55,7 @@ impl Pinned {
 
     /// Registers the mapping with the driver.
     pub(super) fn register(&self, driver: &Driver, home: Home) -> Result<(), Status> {
-        register(driver, home, &self.map)
+        register(driver, home, self.map.as_mut_ptr().cast(), self.map.len())
     }
 
     fn at(&self, offset: usize) -> *mut u8 {
@@ -189,7 +189,7 @@ impl Arena {
             }
             let map = MmapOptions::new().len(SEGMENT).map_anon().map_err(|_| OUT_OF_MEMORY)?;
             let map = MmapRaw::from(map);
-            register(driver, home, &map)?;
+            register(driver, home, map.as_mut_ptr().cast(), map.len())?;
             self.segments.push(map);
             self.used = 0;
         }
@@ -207,13 +207,13 @@ impl Arena {
     }
 }
 
-fn register(driver: &Driver, home: Home, map: &MmapRaw) -> Result<(), Status> {
-    let start = map.as_mut_ptr().cast::<c_void>();
+/// Registers whole pages of ours, for every context.
+pub(super) fn register(driver: &Driver, home: Home, start: *mut c_void, bytes: usize) -> Result<(), Status> {
     let mut before = std::ptr::null_mut();
-    // SAFETY: the mapping is ours, whole pages, and stays until the process ends; so does the context.
+    // SAFETY: the mapping is ours, whole pages, and stays until it is unregistered; the context, to the end.
     unsafe {
         check(driver.cuCtxPushCurrent_v2(home.0))?;
-        let registered = check(driver.cuMemHostRegister_v2(start, map.len(), REGISTER_FLAGS));
+        let registered = check(driver.cuMemHostRegister_v2(start, bytes, REGISTER_FLAGS));
         check(driver.cuCtxPopCurrent_v2(&raw mut before))?;
         registered
     }

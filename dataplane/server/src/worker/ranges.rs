@@ -14,6 +14,8 @@ pub(super) enum Kind {
     Mapped,
     /// Host memory with the client's address, registered in this context.
     Mirror { context: u64 },
+    /// Host memory that the client and this process share, registered for every context.
+    Shared,
     /// A global of a module or library.
     Global { owner: u64 },
 }

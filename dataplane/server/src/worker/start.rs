@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, unbounded};
-use fusewire_link::shm::{self, Area, Side};
+use fusewire_link::shm::{self, Area, Side, sealed_memory};
 use fusewire_link::{CommandLane, CoreId, LinkError, Waker, tcp};
 use fusewire_wire::bulk::MAX_LANES;
 use fusewire_wire::hello::{Refusal, RefusedReason, Welcome, features};
+use fusewire_wire::ops::window;
 use fusewire_wire::session::{ChannelConfig, Patience, ServerConfig, ServerSession, Transmit};
 
 use super::bulk::Lanes;
@@ -176,7 +177,7 @@ fn serve(
     let cores: Vec<CoreId> = cores.collect();
     let shares = shm::is_local(socket.as_fd());
     let prepared = prepare(driver, open, plan, output, shares);
-    let (mut session, gpu, shared) = match prepared {
+    let (mut session, mut gpu, shared) = match prepared {
         Ok(prepared) => prepared,
         Err(refusal) => return Err(refuse(&socket, &control, refusal)),
     };
@@ -187,7 +188,7 @@ fn serve(
         }
     };
     let lane = match &shared {
-        Some((area, memory)) => share(&mut session, area, memory, socket),
+        Some(shared) => share(&mut session, shared, socket),
         None => tcp::command_lane(socket, tcp::Engine::Auto),
     };
     let lane = match lane {
@@ -196,7 +197,12 @@ fn serve(
     };
     drop(keep);
     let (report, messages) = listen(control, lane.waker())?;
-    let area = shared.map(|(area, _)| area);
+    let area = shared.map(|Shared { area, pinned, .. }| {
+        if let Some(memory) = pinned {
+            gpu.memory.share(memory);
+        }
+        area
+    });
     let mut shard = Shard::new(session, lane, area, gpu, messages, cores, started);
     let end = shard.run();
     let _ = report.send(&FromWorker::Ended { reason: end.to_string(), stats: shard.stats });
@@ -217,17 +223,16 @@ fn plan(open: &Open) -> Plan {
 /// Greets a client on this host, passes it the memory that the lanes are in, and gives the command lane.
 fn share(
     session: &mut ServerSession,
-    area: &Arc<Area>,
-    memory: &OwnedFd,
+    shared: &Shared,
     socket: OwnedFd,
 ) -> Result<Box<dyn CommandLane>, LinkError> {
     if let Some(Transmit::Owned(welcome)) = session.transmit() {
         // A client that is gone shows as one in the next step.
         greet(&socket, &welcome);
     }
-    Area::pass(memory.as_fd(), socket.as_fd())?;
+    Area::pass(shared.lanes.as_fd(), shared.pinned.as_ref().map(AsFd::as_fd), socket.as_fd())?;
     // The shard does its own spinning.
-    shm::command_lane(area, socket, Side::Server, Duration::ZERO)
+    shm::command_lane(&shared.area, socket, Side::Server, Duration::ZERO)
 }
 
 /// How long a bulk lane in shared memory is looked at before its thread sleeps. Not at all when cores are scarce.
@@ -241,8 +246,14 @@ fn unavailable(text: String) -> Refusal {
     Refusal::new(RefusedReason::Unavailable, text)
 }
 
-/// The memory that the lanes are in, and the descriptor to pass to the client; `None`: they are on sockets.
-type Shared = Option<(Arc<Area>, OwnedFd)>;
+/// What a client on this host shares with the session; without any, lanes are on sockets.
+struct Shared {
+    area: Arc<Area>,
+    /// The area's descriptor, to pass to the client.
+    lanes: OwnedFd,
+    /// The host window.
+    pinned: Option<OwnedFd>,
+}
 
 /// Everything that a session has before its first operation.
 fn prepare(
@@ -251,7 +262,7 @@ fn prepare(
     plan: Plan,
     output: Output,
     shares: bool,
-) -> Result<(ServerSession, Gpu, Shared), Refusal> {
+) -> Result<(ServerSession, Gpu, Option<Shared>), Refusal> {
     let failed = |what: &str, status| unavailable(format!("{what}: {}", driver.describe(status)));
     let pinned = Pinned::new(plan).map_err(|error| unavailable(format!("no memory for staging: {error}")))?;
     let pinned = Arc::new(pinned);
@@ -281,9 +292,18 @@ fn prepare(
     // A lost connection ends the session for now: RESUME is not promised. Without memory to share, lanes run on
     // the sockets.
     let lanes = open.hello.lanes.min(MAX_LANES as u32) as usize;
-    let wanted = shares && open.hello.features & features::SHARED_MEMORY != 0;
-    let shared = wanted.then(|| Area::create(lanes).ok()).flatten();
-    config.features = if shared.is_some() { features::SHARED_MEMORY } else { 0 };
+    let wants = |feature| shares && open.hello.features & feature != 0;
+    let area = wants(features::SHARED_MEMORY).then(|| Area::create(lanes).ok()).flatten();
+    let shared = area.map(|(area, lanes)| {
+        let wanted = wants(features::SHARED_PINNED);
+        let pinned = wanted.then(|| sealed_memory("fusewire-pinned", window::HOST_BYTES).ok()).flatten();
+        Shared { area, lanes, pinned }
+    });
+    config.features = match &shared {
+        None => 0,
+        Some(Shared { pinned: None, .. }) => features::SHARED_MEMORY,
+        Some(_) => features::SHARED_MEMORY | features::SHARED_PINNED,
+    };
     let session = ServerSession::open(0, &open.hello, config, &snapshot.encode())?;
     let lanes = Lanes::new(session.welcome().bulk_lanes, Arc::clone(&pinned), open.peer.clone())
         .map_err(|error| unavailable(error.to_string()))?;

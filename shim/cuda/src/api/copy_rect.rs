@@ -186,9 +186,18 @@ impl End {
 
     fn host(&self) -> Option<(u64, Pitch, Side)> {
         match self.place {
-            Place::Memory { base, pitch, side } if side != Side::Device => Some((base, pitch, side)),
+            Place::Memory { base, pitch, side: side @ (Side::Pinned | Side::Pageable) } => {
+                Some((base, pitch, side))
+            }
             _ => None,
         }
+    }
+
+    /// The first byte and the length of what is shared with the server.
+    fn shared(&self, extent: Extent) -> Result<Option<(u64, usize)>, CUresult> {
+        let Place::Memory { base, pitch, side: Side::Shared } = self.place else { return Ok(None) };
+        let span = pitch.span(self.at, extent)?;
+        Ok(Some((base + span.start as u64, span.len())))
     }
 
     /// The address of the first byte, and the pitch, of memory.
@@ -335,13 +344,23 @@ pub(crate) unsafe fn copy(
     if stream.is_capturing() {
         return captured(runtime, stream, &copy, form);
     }
+    let (to, from) = (copy.destination.shared(copy.extent)?, copy.source.shared(copy.extent)?);
+    if let Some((start, bytes)) = from {
+        copies::after_writers(runtime, start, bytes)?;
+    }
     match (copy.destination.host(), copy.source.host()) {
         (None, None) => {
-            runtime.session.post_on(stream, &copy.record(stream, copy.whole(), WITHIN, 0), &[]).map(drop)
+            runtime.session.post_on(stream, &copy.record(stream, copy.whole(), WITHIN, 0), &[])?;
+            if to.or(from).is_some() { copies::shared_copied(runtime, stream, form) } else { Ok(()) }
         }
         (None, Some(host)) => {
             // SAFETY: the caller's promise.
             unsafe { send(runtime, stream, &copy, host) }?;
+            // A copy between two places of the host's is done when it returns.
+            let form = if to.is_some() { Form::Sync } else { form };
+            if to.is_some() {
+                return copies::shared_copied(runtime, stream, form);
+            }
             copies::copied_in(runtime, stream, form)
         }
         // SAFETY: the caller's promise.

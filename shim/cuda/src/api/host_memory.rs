@@ -101,7 +101,7 @@ pub unsafe extern "C" fn cuMemHostGetFlags(flags: *mut u32, address: *mut c_void
     runtime::call(counter!("cuMemHostGetFlags"), |runtime| {
         let region = runtime.memory.find(address.addr() as u64).ok_or(CUDA_ERROR_INVALID_VALUE)?;
         match region.place {
-            Place::Pinned { flags: found } | Place::Registered { flags: found } => {
+            Place::Pinned { flags: found, .. } | Place::Registered { flags: found } => {
                 // SAFETY: the program's pointer, for one value.
                 unsafe { give(flags, found) }
             }

@@ -4,9 +4,9 @@ use fusewire_wire::ops::table::Memset;
 
 use crate::abi::result::CUDA_ERROR_INVALID_VALUE;
 use crate::abi::types::{CUdeviceptr, CUresult, CUstream};
-use crate::runtime::copies::check_device;
+use crate::runtime::copies::{Side, check_device, side};
 use crate::runtime::stats::counter;
-use crate::runtime::{self, Runtime, current};
+use crate::runtime::{self, Runtime, current, mirror};
 
 struct Rectangle {
     pitch: usize,
@@ -48,7 +48,14 @@ fn memset(
         value,
         element,
     };
-    runtime.session.post_on(&stream, &record, &[]).map(drop)
+    if side(runtime, to, bytes)? != Side::Pinned || stream.is_capturing() {
+        return runtime.session.post_on(&stream, &record, &[]).map(drop);
+    }
+    // Host memory that the server does not have: what it makes of it comes back.
+    let mirror = mirror::ensure(runtime, &stream.context, to, bytes as u64)?;
+    mirror::push(runtime, &stream, &mirror)?;
+    runtime.session.post_on(&stream, &record, &[])?;
+    mirror::pull(runtime, &stream, &mirror)
 }
 
 #[unsafe(no_mangle)]

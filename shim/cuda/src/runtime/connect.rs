@@ -10,6 +10,7 @@ use fusewire_link::shm::{self, Area, Side};
 use fusewire_link::{BulkMover, LinkError, tcp};
 use fusewire_wire::hello::features;
 use fusewire_wire::ops::snapshot::Snapshot;
+use fusewire_wire::ops::window::HOST_BYTES;
 
 use crate::abi::result::{CUDA_ERROR_NO_DEVICE, CUDA_ERROR_SYSTEM_NOT_READY};
 use crate::abi::types::CUresult;
@@ -48,8 +49,6 @@ pub(crate) fn connect() -> Result<Runtime, CUresult> {
         return Err(none(quiet, &format!("{} sent a device snapshot that makes no sense", config.server)));
     };
     let welcome = &opened.welcome;
-    let memory = Memory::new(welcome.window_base, welcome.window_bytes, snapshot.devices.len())
-        .map_err(|why| none(quiet, &why))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let spin = spin_time(cores);
     let session = Arc::new(Session::new(
@@ -62,13 +61,19 @@ pub(crate) fn connect() -> Result<Runtime, CUresult> {
     let mut descriptors = vec![opened.command.as_fd().as_raw_fd()];
     descriptors.extend(opened.bulk.iter().map(|stream| stream.as_fd().as_raw_fd()));
     let link = |error: LinkError| none(quiet, &error.to_string());
-    let area = match welcome.features & features::SHARED_MEMORY {
-        0 => None,
-        _ => Some(
-            Area::receive(opened.command.as_fd(), welcome.bulk_lanes as usize, config.timeout)
-                .map_err(link)?,
-        ),
+    let has = |feature| welcome.features & feature != 0;
+    let pinned = has(features::SHARED_PINNED).then_some(HOST_BYTES);
+    let (area, pinned) = if has(features::SHARED_MEMORY) {
+        let lanes = welcome.bulk_lanes as usize;
+        let received = Area::receive(opened.command.as_fd(), lanes, pinned, config.timeout);
+        received.map(|(area, pinned)| (Some(area), pinned)).map_err(link)?
+    } else {
+        (None, None)
     };
+    descriptors.extend(pinned.iter().map(AsRawFd::as_raw_fd));
+    let devices = snapshot.devices.len();
+    let memory = Memory::new(welcome.window_base, welcome.window_bytes, devices, pinned)
+        .map_err(|why| none(quiet, &why))?;
     let command = OwnedFd::from(opened.command);
     let lane = match &area {
         // The I/O thread does its own spinning.

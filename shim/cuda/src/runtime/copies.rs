@@ -39,6 +39,8 @@ pub(crate) enum Form {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Side {
     Device,
+    /// Pinned memory that is the server's as well: the GPU copies it like its own.
+    Shared,
     Pinned,
     Pageable,
 }
@@ -50,6 +52,7 @@ pub(crate) enum Side {
 pub(crate) fn side(runtime: &Runtime, address: u64, bytes: usize) -> Result<Side, CUresult> {
     let map = runtime.memory.map();
     match map.find(address) {
+        Some(region) if region.is_shared() => Ok(Side::Shared),
         Some(region) if region.is_host() => Ok(Side::Pinned),
         Some(_) if map.is_device(address, bytes as u64) => Ok(Side::Device),
         Some(_) => Err(CUDA_ERROR_INVALID_VALUE),
@@ -66,7 +69,7 @@ pub(crate) fn check_device(runtime: &Runtime, address: u64, bytes: usize) -> Res
     }
     // Mirrored host memory is the device's as well.
     match side(runtime, address, bytes)? {
-        Side::Pinned => Ok(()),
+        Side::Pinned | Side::Shared => Ok(()),
         _ => Err(CUDA_ERROR_INVALID_VALUE),
     }
 }
@@ -92,6 +95,19 @@ pub(crate) unsafe fn copy(
     stream.context.check()?;
     match (side(runtime, to, bytes)?, side(runtime, from, bytes)?) {
         (Side::Device, Side::Device) => within(runtime, stream, to, from, bytes),
+        (Side::Device | Side::Shared, source @ (Side::Device | Side::Shared)) => {
+            if stream.is_capturing() {
+                if form == Form::Sync {
+                    runtime.captures.unsafe_call()?;
+                }
+                return within(runtime, stream, to, from, bytes);
+            }
+            if source == Side::Shared {
+                after_writers(runtime, from, bytes)?;
+            }
+            within(runtime, stream, to, from, bytes)?;
+            shared_copied(runtime, stream, form)
+        }
         (Side::Device, source) => {
             // SAFETY: the caller's promise.
             unsafe { copy_in(runtime, stream, to, from, bytes, source, form) }
@@ -130,7 +146,7 @@ fn within_mirrors(
 ) -> Result<(), CUresult> {
     let id = stream.capture.load(Relaxed);
     for address in [to, from] {
-        if side(runtime, address, bytes)? != Side::Device {
+        if !matches!(side(runtime, address, bytes)?, Side::Device | Side::Shared) {
             let mirror = mirror::ensure(runtime, &stream.context, address, bytes as u64)?;
             runtime.captures.uses(id, mirror.base, mirror.bytes as u64);
         }
@@ -213,9 +229,7 @@ pub(crate) fn before_reading(
     from: u64,
     bytes: usize,
 ) -> Result<(), CUresult> {
-    for writer in memory_state::writers(runtime, from, bytes as u64) {
-        synchronize(runtime, &writer)?;
-    }
+    after_writers(runtime, from, bytes)?;
     let host_functions = lock(&runtime.session.pending).values().any(|pending| {
         matches!(pending, Pending::HostFunction { stream: Some(on), again: false, .. } if on.handle == stream.handle)
     });
@@ -223,6 +237,26 @@ pub(crate) fn before_reading(
         synchronize(runtime, stream)?;
     }
     Ok(())
+}
+
+/// Data on their way into a range of host memory, which this process puts there itself, are waited for.
+///
+/// # Errors
+/// The stream's, of whoever writes.
+pub(crate) fn after_writers(runtime: &Runtime, from: u64, bytes: usize) -> Result<(), CUresult> {
+    for writer in memory_state::writers(runtime, from, bytes as u64) {
+        synchronize(runtime, &writer)?;
+    }
+    Ok(())
+}
+
+/// A copy from or to shared memory was published: the GPU reads the source and writes the destination when the
+/// stream gets there, so a synchronous copy waits for that.
+///
+/// # Errors
+/// As [`synchronize`].
+pub(crate) fn shared_copied(runtime: &Runtime, stream: &Arc<Stream>, form: Form) -> Result<(), CUresult> {
+    if form == Form::Sync { synchronize(runtime, stream) } else { Ok(()) }
 }
 
 /// Device to host.

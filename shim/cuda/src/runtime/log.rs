@@ -10,6 +10,12 @@ pub(crate) fn traces() -> bool {
     *TRACE.get_or_init(|| std::env::var_os("FUSEWIRE_LOG").is_some_and(|value| value == "trace"))
 }
 
+/// `FUSEWIRE_LOG=info` and above: what is unusual but not wrong.
+pub(crate) fn informs() -> bool {
+    let named = |value: std::ffi::OsString| matches!(value.to_str(), Some("info" | "debug" | "trace"));
+    std::env::var_os("FUSEWIRE_LOG").is_some_and(named)
+}
+
 /// Prints what device code printed, as the program's own output.
 pub(crate) fn print(descriptor: u32, text: &[u8]) {
     if descriptor == 2 {

@@ -86,9 +86,20 @@ pub(crate) enum Place {
     /// A variable of a module.
     Global,
     /// `cuMemHostAlloc`.
-    Pinned { flags: u32 },
+    Pinned { flags: u32, share: Share },
     /// `cuMemHostRegister` of the program's own memory.
     Registered { flags: u32 },
+}
+
+/// Whether pinned memory is the server's as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Share {
+    /// It is this process's own; the server may have a mirror of it.
+    No,
+    /// Pages that both ends map at this address.
+    Pages,
+    /// A piece of such pages.
+    Piece,
 }
 
 /// A range of memory that the driver knows of.
@@ -109,6 +120,12 @@ pub(crate) struct Region {
 impl Region {
     pub(crate) fn is_host(&self) -> bool {
         matches!(self.place, Place::Pinned { .. } | Place::Registered { .. })
+    }
+
+    /// Host memory that the GPU reads and writes itself.
+    #[inline]
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self.place, Place::Pinned { share: Share::Pages | Share::Piece, .. })
     }
 }
 
@@ -217,7 +234,7 @@ mod tests {
         let mut map = Map::default();
         map.insert(0x1000, 0x1000, Place::Mapped { allocation: 1 }, 1, 0);
         map.insert(0x2000, 0x1000, Place::Mapped { allocation: 2 }, 1, 0);
-        map.insert(0x4000, 0x1000, Place::Pinned { flags: 0 }, 1, 0);
+        map.insert(0x4000, 0x1000, Place::Pinned { flags: 0, share: Share::No }, 1, 0);
         assert!(map.is_device(0x1800, 0x1000));
         assert!(!map.is_device(0x2800, 0x1000));
         assert!(!map.is_device(0x4000, 8));

@@ -1,6 +1,8 @@
-//! Allocation: the window, the heaps of the devices, pinned memory, and what is where.
+//! Allocation: the window, the heaps of the devices, pinned memory, and what is where. Pinned memory that is the
+//! server's as well is made in [`super::shared`].
 
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -11,9 +13,12 @@ use crate::abi::result::{CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_OUT_OF_MEMORY};
 use crate::abi::types::CUresult;
 
 use super::Runtime;
-use super::memory::{ALIGNMENT, Heap, Map, Place, Ranges, Region, SMALL};
+use super::memory::{ALIGNMENT, Heap, Map, Place, Ranges, Region, SMALL, Share};
 use super::objects::{Context, Stream};
 use super::session::{Pending, Reclaim, lock};
+use super::shared::{self, Shared};
+
+pub(super) const PAGE: u64 = 4096;
 
 /// Freed pieces are handed to the server's judgement when they come to this many bytes or pieces.
 const QUARANTINE_BYTES: u64 = 4 << 20;
@@ -27,10 +32,12 @@ struct Returned {
 
 pub(crate) struct Memory {
     map: RwLock<Map>,
-    /// Regions of host memory, for a look without the lock.
+    /// Regions of host memory that the server does not have, for a look without the lock.
     host_regions: AtomicUsize,
     device_window: Mutex<Ranges>,
-    host_window: Mutex<Ranges>,
+    pub(super) host_window: Mutex<Ranges>,
+    /// Memory for the host window that is the server's as well, if the link has it.
+    pub(super) shared: Option<Shared>,
     heaps: Vec<Mutex<Heap>>,
     /// By device: pieces that may be used again, until an allocation puts them into the heap. Who holds a heap
     /// may be waiting for the server's answer, so the I/O thread, which brings it, never takes one.
@@ -60,7 +67,12 @@ fn reserve(base: u64, bytes: u64) -> Result<(), String> {
 }
 
 impl Memory {
-    pub(crate) fn new(base: u64, bytes: u64, devices: usize) -> Result<Self, String> {
+    pub(crate) fn new(
+        base: u64,
+        bytes: u64,
+        devices: usize,
+        shared: Option<OwnedFd>,
+    ) -> Result<Self, String> {
         reserve(base, bytes)?;
         reserve(HOST_BASE, HOST_BYTES)?;
         Ok(Self {
@@ -68,6 +80,7 @@ impl Memory {
             host_regions: AtomicUsize::new(0),
             device_window: Mutex::new(Ranges::new(base, bytes)),
             host_window: Mutex::new(Ranges::new(HOST_BASE, HOST_BYTES)),
+            shared: shared.map(Shared::new),
             heaps: (0..devices)
                 .map(|_| Mutex::new(Heap { pieces: Ranges::empty(), ..Heap::default() }))
                 .collect(),
@@ -311,11 +324,12 @@ pub(crate) fn reclaim(reclaim: Reclaim) {
     match reclaim {
         Reclaim::Range(address, bytes) => runtime.memory.give_addresses(address, bytes),
         Reclaim::Pieces { device, heap, pieces } => runtime.memory.give_pieces(device, heap, pieces),
+        Reclaim::Host(address, bytes, share) => shared::reclaim(runtime, address, bytes, share),
     }
 }
 
-/// Allocates pinned host memory, as `cuMemHostAlloc`. Over a network it is the client's own until a kernel
-/// is given its address.
+/// Allocates pinned host memory, as `cuMemHostAlloc`: the server's as well where the link can have it so. Over a
+/// network it is the client's own until a kernel is given its address.
 ///
 /// # Errors
 /// `CUDA_ERROR_INVALID_VALUE`, `CUDA_ERROR_OUT_OF_MEMORY`.
@@ -328,8 +342,13 @@ pub(crate) fn allocate_host(
     if bytes == 0 {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
-    let whole = (bytes as u64).checked_next_multiple_of(4096).ok_or(CUDA_ERROR_OUT_OF_MEMORY)?;
-    let address = lock(&runtime.memory.host_window).take(whole, 4096).ok_or(CUDA_ERROR_OUT_OF_MEMORY)?;
+    if let Some((address, share)) = shared::allocate(runtime, bytes as u64)? {
+        let place = Place::Pinned { flags, share };
+        runtime.memory.map_mut().insert(address, bytes as u64, place, context.handle, context.device);
+        return Ok(address);
+    }
+    let whole = (bytes as u64).checked_next_multiple_of(PAGE).ok_or(CUDA_ERROR_OUT_OF_MEMORY)?;
+    let address = lock(&runtime.memory.host_window).take(whole, PAGE).ok_or(CUDA_ERROR_OUT_OF_MEMORY)?;
     let pointer = std::ptr::with_exposed_provenance_mut::<libc::c_void>(address as usize);
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let how = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
@@ -342,7 +361,7 @@ pub(crate) fn allocate_host(
     runtime.memory.map_mut().insert(
         address,
         bytes as u64,
-        Place::Pinned { flags },
+        Place::Pinned { flags, share: Share::No },
         context.handle,
         context.device,
     );
@@ -364,15 +383,24 @@ pub(crate) fn free_host(runtime: &Runtime, address: u64) -> Result<(), CUresult>
     };
     settle(runtime, region.base, region.bytes);
     runtime.memory.map_mut().remove(address);
+    if let Place::Pinned { share: share @ (Share::Pages | Share::Piece), .. } = region.place {
+        shared::free(runtime, address, region.bytes, share);
+        return Ok(());
+    }
     runtime.memory.host_regions.fetch_sub(1, Relaxed);
     forget_mirror(runtime, &region);
-    let whole = region.bytes.next_multiple_of(4096);
-    let pointer = std::ptr::with_exposed_provenance_mut::<libc::c_void>(address as usize);
-    let how = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
-    // SAFETY: puts our reservation back over memory that the program has just given up.
-    unsafe { libc::mmap(pointer, whole as usize, libc::PROT_NONE, how, -1, 0) };
+    let whole = region.bytes.next_multiple_of(PAGE);
+    put_back(address, whole);
     lock(&runtime.memory.host_window).give(address, whole);
     Ok(())
+}
+
+/// Puts the reservation back over memory that the program has given up.
+pub(super) fn put_back(address: u64, bytes: u64) {
+    let pointer = std::ptr::with_exposed_provenance_mut::<libc::c_void>(address as usize);
+    let how = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+    // SAFETY: replaces a part of our own reservation that nobody uses any more.
+    unsafe { libc::mmap(pointer, bytes as usize, libc::PROT_NONE, how, -1, 0) };
 }
 
 /// Enters the program's own memory as registered.
@@ -524,6 +552,7 @@ mod heap_tests {
             host_regions: AtomicUsize::new(0),
             device_window: Mutex::new(Ranges::empty()),
             host_window: Mutex::new(Ranges::empty()),
+            shared: None,
             heaps: vec![Mutex::default()],
             returned: vec![Mutex::default()],
             reserved: Mutex::default(),

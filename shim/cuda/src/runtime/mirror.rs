@@ -32,6 +32,15 @@ pub(crate) struct Mirror {
     sending: Mutex<()>,
 }
 
+impl Mirror {
+    /// Memory that the server has itself: there is nothing to compare or carry.
+    fn of_shared(region: &super::memory::Region) -> Self {
+        let bytes = usize::try_from(region.bytes).unwrap_or(usize::MAX);
+        let shadow = Mutex::new(Box::default());
+        Self { base: region.base, bytes, start: region.base, shadow, sending: Mutex::default() }
+    }
+}
+
 #[derive(Default)]
 pub(crate) struct Mirrors(Mutex<BTreeMap<u64, Arc<Mirror>>>);
 
@@ -63,6 +72,10 @@ pub(crate) fn ensure(
     address: u64,
     bytes: u64,
 ) -> Result<Arc<Mirror>, CUresult> {
+    if let Some(region) = runtime.memory.find(address).filter(super::memory::Region::is_shared) {
+        let fits = address + bytes <= region.base + region.bytes;
+        return if fits { Ok(Arc::new(Mirror::of_shared(&region))) } else { Err(CUDA_ERROR_INVALID_VALUE) };
+    }
     if let Some(mirror) = runtime.mirrors.find(address) {
         let fits = address + bytes <= mirror.base + mirror.bytes as u64;
         return if fits { Ok(mirror) } else { Err(CUDA_ERROR_INVALID_VALUE) };
@@ -139,6 +152,9 @@ pub(crate) fn push(runtime: &Runtime, stream: &Stream, mirror: &Mirror) -> Resul
 pub(crate) fn pull(runtime: &Runtime, stream: &Arc<Stream>, mirror: &Arc<Mirror>) -> Result<(), CUresult> {
     let before = lock(&mirror.shadow).clone();
     let used = before.len();
+    if used == 0 {
+        return Ok(());
+    }
     let target = mirror.clone();
     let finish = move |now: &[u8]| merge(&target, &before, now);
     let copy = Arc::new(CopyOut {
@@ -215,8 +231,8 @@ pub(crate) fn pointed_to(
         if address < PAGE || address >> 47 != 0 {
             continue;
         }
-        let is_host = runtime.memory.map().find(address).is_some_and(super::memory::Region::is_host);
-        if !is_host {
+        let needs_mirror = |region: &super::memory::Region| region.is_host() && !region.is_shared();
+        if !runtime.memory.map().find(address).is_some_and(needs_mirror) {
             continue;
         }
         if super::log::traces() {

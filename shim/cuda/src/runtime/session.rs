@@ -27,6 +27,7 @@ use crate::abi::result::{
 };
 use crate::abi::types::CUresult;
 
+use super::memory::Share;
 use super::objects::{Event, HostFunction, Stream};
 use super::stats;
 use super::transfer::Transfers;
@@ -51,6 +52,8 @@ pub(crate) enum Reclaim {
     Pieces { device: usize, heap: u64, pieces: Vec<(u64, u64)> },
     /// A whole address range.
     Range(u64, u64),
+    /// Pinned memory that the server had as well: address, bytes, what it was.
+    Host(u64, u64, Share),
 }
 
 /// One caller that waits.
