@@ -143,7 +143,7 @@ from ctypes import c_size_t, c_uint, c_uint64, c_void_p
 driver.start()
 add = driver.function(driver.module(), "add")
 at = ctypes.addressof
-for size in (4, 1000, 100_000, 1 << 20, 20 << 20):
+for size in (4, 1000, 100_000, 1 << 20, 3 << 20):
     words = size // 4
     a, b = driver.pinned(size), driver.pinned(size)
     memory, stream = driver.alloc(size), driver.stream()
@@ -244,7 +244,7 @@ def test_pinned_memory_in_all_its_uses(server, link):
     moved = sum(row["bytes_out"] + row["bytes_in"] for name, row in client.stats().items()
                 if "HtoDAsync" in name or "DtoHAsync" in name)
     # The GPU's own engine moves it where the link can have it so; only records go over.
-    assert moved < 10_000 if link == "unix" else moved > 20 << 20, moved
+    assert moved < 10_000 if link == "unix" else moved > 4 << 20, moved
 
 
 def test_a_word_of_shared_memory_is_watched_from_both_sides_and_graphs_copy_what_is_there(server):
