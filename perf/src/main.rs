@@ -46,6 +46,10 @@ enum Command {
     Gate(gate::Args),
     /// Join results, the later of two figures for the same thing winning
     Merge(report::merge::Args),
+    /// SVG plots of results
+    Plot(report::plot::Args),
+    /// Markdown tables of results, printed or put into a page
+    Table(report::table::Args),
     /// What the measuring processes run
     #[command(hide = true)]
     Probe(probe::Args),
@@ -61,6 +65,8 @@ fn main() -> ExitCode {
         Command::Coldstart(args) => suite::coldstart::run(&args),
         Command::Gate(args) => gate::run(&args),
         Command::Merge(args) => report::merge::run(&args),
+        Command::Plot(args) => report::plot::run(&args),
+        Command::Table(args) => report::table::run(&args),
         Command::Probe(args) => probe::run(&args),
     };
     match done {

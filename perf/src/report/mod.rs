@@ -1,3 +1,27 @@
 //! What is made of results. Nothing here measures.
 
 pub(crate) mod merge;
+pub(crate) mod plot;
+pub(crate) mod table;
+
+use std::path::PathBuf;
+
+use crate::error::Result;
+use crate::result::{Figure, File};
+
+/// Results, joined as `merge` does.
+fn load(paths: &[PathBuf]) -> Result<File> {
+    File::merge(paths.iter().map(|path| File::load(path)).collect::<Result<Vec<File>>>()?)
+}
+
+/// The different values of something, in the order in which they come.
+fn distinct<'a>(figures: &[&'a Figure], of: impl Fn(&'a Figure) -> &'a str) -> Vec<&'a str> {
+    let mut found: Vec<&str> = Vec::new();
+    for figure in figures {
+        let value = of(figure);
+        if !found.contains(&value) {
+            found.push(value);
+        }
+    }
+    found
+}

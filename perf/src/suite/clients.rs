@@ -65,6 +65,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let rig = Rig::new(&args.rig)?;
     let mut recorder = Recorder::new(&args.rig, "clients");
+    suite::describe(&rig, &mut recorder)?;
     let program = match args.work {
         Work::Train => train::program(rig.work(), &args.python, &[])?,
         Work::Calls => suite::probe()?,

@@ -58,6 +58,7 @@ enum What {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let rig = Rig::new(&args.rig)?;
     let mut recorder = Recorder::new(&args.rig, "coldstart");
+    suite::describe(&rig, &mut recorder)?;
     for what in &args.only {
         let (case, program) = match what {
             What::Kernel => {

@@ -8,9 +8,13 @@ pub(crate) mod matrix;
 pub(crate) mod train;
 
 use std::ffi::OsString;
+use std::time::Duration;
 
 use crate::error::{Context, Result};
+use crate::rig::Rig;
+use crate::rig::child::Child;
 use crate::rig::link::{self, Link};
+use crate::rig::recorder::Recorder;
 
 /// The links of a suite, as the command line names them.
 #[derive(Clone, Debug, clap::Args)]
@@ -25,3 +29,14 @@ pub(crate) fn probe() -> Result<Vec<OsString>> {
     let program = std::env::current_exe().failed(|| "cannot tell where this program is".into())?;
     Ok(vec![program.into(), "probe".into()])
 }
+
+/// Has the native driver say which GPU this is.
+fn describe(rig: &Rig, recorder: &mut Recorder) -> Result<()> {
+    let ready = Child::start(rig, "describe", &probe()?, None)?.hear(READY_LIMIT)?;
+    for (name, value) in ready.as_object().into_iter().flatten() {
+        recorder.about(name, value.clone());
+    }
+    Ok(())
+}
+
+const READY_LIMIT: Duration = Duration::from_secs(120);
