@@ -16,9 +16,13 @@ say() {
     printf '[%3d:%02d] %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$*"
 }
 
-# Debian packages, where what they bring is missing. C is for liburing inside glommio, and for the demo.
+# Debian packages, where what they bring is missing. C is for liburing inside glommio, and for the demo. Arguments:
+# commands that are needed besides, named as their packages are.
 install_debian() {
-    local missing=()
+    local missing=() name
+    for name in "$@"; do
+        command -v "$name" >/dev/null || missing+=("$name")
+    done
     command -v cc >/dev/null || missing+=(gcc)
     [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
     command -v make >/dev/null || missing+=(make)

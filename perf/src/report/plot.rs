@@ -413,6 +413,22 @@ mod tests {
     }
 
     #[test]
+    fn every_case_of_a_long_row_is_named() {
+        for count in [1, 2, 3, 7, 16, 32] {
+            let figures =
+                (0..count).map(|number| figure("train", &format!("case{number}."), &[], Value::Null));
+            let file = file(figures.collect());
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("x.svg");
+            plots(&file)[0].draw(&path).unwrap();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let missing: Vec<u32> =
+                (0..count).filter(|number| !text.contains(&format!("case{number}."))).collect();
+            assert!(missing.is_empty(), "of {count}: {missing:?}");
+        }
+    }
+
+    #[test]
     fn figures_without_rounds_do_not_stop_a_plot() {
         let mut broken = figure("train", "a", &[], Value::Null);
         broken.native = Side::default();
