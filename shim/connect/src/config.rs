@@ -111,7 +111,8 @@ impl Config {
     /// The path of the server's socket, if it is on this host and named by one.
     #[must_use]
     pub fn socket_path(&self) -> Option<&Path> {
-        self.server.strip_prefix(UNIX).map(Path::new)
+        // A host may be called so, and have a port.
+        self.server.strip_prefix(UNIX).filter(|path| path.starts_with('/')).map(Path::new)
     }
 
     /// Defaults for a server given as `HOST:PORT`, `HOST`, `[V6]:PORT`, `[V6]` or `unix:/PATH`.
@@ -181,7 +182,9 @@ impl fmt::Debug for Token {
 fn with_port(server: &str) -> Result<String, ConnectError> {
     let wrong = |why| setting("FUSEWIRE_SERVER", server, why);
     let server = server.trim();
-    if let Some(path) = server.strip_prefix(UNIX) {
+    if let Some(path) = server.strip_prefix(UNIX)
+        && path.parse::<u16>().is_err()
+    {
         // A program may change its directory before it starts to use CUDA.
         return match path.starts_with('/') && !path.contains('\0') {
             true => Ok(server.to_owned()),
@@ -234,6 +237,7 @@ mod tests {
             ("[::1]:99", "[::1]:99"),
             ("[::1]", "[::1]:7543"),
             ("unix:/run/fusewire.sock", "unix:/run/fusewire.sock"),
+            ("unix:99", "unix:99"),
             ("fe80::1", "[fe80::1]:7543"),
         ] {
             assert_eq!(of(&[("FUSEWIRE_SERVER", given)]).unwrap().server, expected);

@@ -14,7 +14,8 @@ use std::sync::{Arc, Mutex};
 
 use fusewire_link::RawSlice;
 use fusewire_wire::ops::table::{
-    CopyIn, CopyInInline, CopyOut as CopyOutOp, CopyWithin, INLINE_BYTES, StreamSynchronize,
+    CopyIn, CopyInInline, CopyOut as CopyOutOp, CopyWithin, INLINE_BYTES, INLINE_REPLY_BYTES,
+    StreamSynchronize,
 };
 
 use crate::abi::result::{CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED};
@@ -22,7 +23,7 @@ use crate::abi::types::CUresult;
 
 use super::objects::Stream;
 use super::session::{CopyOut, Landing, Pending, Waiter, lock};
-use super::{Runtime, memory_state, mirror, stats};
+use super::{Runtime, memory_state, mirror, staging, stats};
 
 /// Pageable sources up to this many bytes are captured; a longer one is sent from where it is, and the
 /// caller waits until it has been read.
@@ -180,8 +181,6 @@ pub(crate) unsafe fn copy_in(
         before_reading(runtime, stream, from, bytes)?;
     }
     let start = std::ptr::with_exposed_provenance::<u8>(from as usize);
-    let record =
-        |first_chunk| CopyIn { stream: stream.handle, destination: to, bytes: bytes as u64, first_chunk };
     if bytes <= INLINE_BYTES {
         // SAFETY: the caller's promise; the bytes are copied before this returns.
         let data = unsafe { std::slice::from_raw_parts(start, bytes) };
@@ -189,6 +188,22 @@ pub(crate) unsafe fn copy_in(
         runtime.session.post_quiet_on(stream, &record, &[data])?;
         return copied_in(runtime, stream, form);
     }
+    // What can be read now is staged in shared memory, where there is any. Of a copy that could be captured nobody
+    // expects that it waits.
+    let patient = bytes > CAPTURE_BYTES;
+    let staged = if source == Side::Pageable || form == Form::Sync {
+        // SAFETY: the caller's promise.
+        unsafe { staging::copy_in(runtime, stream, to, from, bytes, patient) }?
+    } else {
+        0
+    };
+    if staged == bytes {
+        return copied_in(runtime, stream, form);
+    }
+    let (to, bytes) = (to + staged as u64, bytes - staged);
+    let start = start.wrapping_add(staged);
+    let record =
+        |first_chunk| CopyIn { stream: stream.handle, destination: to, bytes: bytes as u64, first_chunk };
     if source == Side::Pageable && bytes <= CAPTURE_BYTES {
         // SAFETY: the caller's promise.
         let data: Box<[u8]> = unsafe { std::slice::from_raw_parts(start, bytes) }.into();
@@ -282,6 +297,16 @@ pub(crate) unsafe fn copy_out(
         return within_mirrors(runtime, stream, to, from, bytes);
     }
     let waits = form == Form::Sync || target == Side::Pageable;
+    let staged = if waits && bytes > INLINE_REPLY_BYTES {
+        // SAFETY: the caller's promise.
+        unsafe { staging::copy_out(runtime, stream, to, from, bytes) }?
+    } else {
+        0
+    };
+    if staged == bytes {
+        return Ok(());
+    }
+    let (to, from, bytes) = (to + staged as u64, from + staged as u64, bytes - staged);
     let record = CopyOutOp { stream: stream.handle, source: from, bytes: bytes as u64 };
     let writes = to..to.saturating_add(bytes as u64);
     receive(runtime, stream, bytes, Landing::Direct(to as usize), writes, waits, &record)

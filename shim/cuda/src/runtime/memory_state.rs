@@ -324,6 +324,7 @@ pub(crate) fn reclaim(reclaim: Reclaim) {
     match reclaim {
         Reclaim::Range(address, bytes) => runtime.memory.give_addresses(address, bytes),
         Reclaim::Pieces { device, heap, pieces } => runtime.memory.give_pieces(device, heap, pieces),
+        Reclaim::Slot(slot) => shared::give_slot(runtime, slot),
         Reclaim::Host(address, bytes, share) => shared::reclaim(runtime, address, bytes, share),
     }
 }

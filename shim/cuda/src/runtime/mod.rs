@@ -27,6 +27,7 @@ pub(crate) mod pump;
 pub(crate) mod rect;
 pub(crate) mod session;
 pub(crate) mod shared;
+pub(crate) mod staging;
 pub(crate) mod stats;
 pub(crate) mod transfer;
 pub(crate) mod user_objects;

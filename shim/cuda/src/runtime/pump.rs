@@ -22,7 +22,7 @@ use crate::abi::result::CUDA_SUCCESS;
 
 use super::host_functions::HostThread;
 use super::memory_state;
-use super::session::{CopyOut, Pending, Session, lock};
+use super::session::{CopyOut, Pending, Reclaim, Session, lock};
 use super::transfer::Transfers;
 use super::{handles, mirror};
 
@@ -268,6 +268,7 @@ impl Events {
                 match take(failed.number) {
                     Some(Pending::Event(event, _)) => event.reach(failed.number, failed.status),
                     Some(Pending::Call(waiter)) => waiter.complete(failed.status, Vec::new()),
+                    Some(Pending::Reclaim(slot @ Reclaim::Slot(_))) => memory_state::reclaim(slot),
                     Some(Pending::Reclaim(_) | Pending::HostFunction { .. } | Pending::CopyOut(_)) | None => {
                     }
                 }

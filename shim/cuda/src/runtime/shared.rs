@@ -19,6 +19,7 @@ use crate::abi::types::CUresult;
 use super::memory::{ALIGNMENT, Ranges, Share};
 use super::memory_state::{PAGE, put_back};
 use super::session::{Pending, Reclaim, lock};
+use super::staging::Staging;
 use super::{Runtime, log};
 
 /// Pages that small allocations are cut from, and below which an allocation is small.
@@ -30,13 +31,35 @@ pub(crate) struct Shared {
     memory: OwnedFd,
     /// Free pieces of shared pages. Never held across a call: the I/O thread gives pieces back.
     pieces: Mutex<Ranges>,
+    staging: Staging,
     /// It has been said that some memory is not shared.
     said: AtomicBool,
 }
 
 impl Shared {
     pub(crate) fn new(memory: OwnedFd) -> Self {
-        Self { memory, pieces: Mutex::new(Ranges::empty()), said: AtomicBool::new(false) }
+        Self {
+            memory,
+            pieces: Mutex::new(Ranges::empty()),
+            staging: Staging::default(),
+            said: AtomicBool::new(false),
+        }
+    }
+}
+
+/// Slots for pageable copies, where memory is shared.
+pub(super) fn staging(runtime: &Runtime) -> Option<&Staging> {
+    runtime.memory.shared.as_ref().map(|shared| &shared.staging)
+}
+
+/// Pages for those slots.
+pub(super) fn staging_pages(runtime: &Runtime, bytes: u64) -> Option<u64> {
+    runtime.memory.shared.as_ref().and_then(|shared| pages(runtime, shared, bytes).ok())
+}
+
+pub(super) fn give_slot(runtime: &Runtime, slot: u64) {
+    if let Some(staging) = staging(runtime) {
+        staging.give(slot);
     }
 }
 

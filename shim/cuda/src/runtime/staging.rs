@@ -1,0 +1,184 @@
+//! Pageable copies where pinned memory is shared: through slots of it, copied once by this process's processor.
+//!
+//! Towards the device the caller fills a slot, publishes the copy out of it, and goes on with the next; a slot
+//! comes back when the stream has passed it. From the device the caller empties slots as they arrive, some of
+//! them ahead. The server does nothing that it would not do for the program's own pinned memory. Bounded: a caller
+//! that gets no slot sends the rest over the lanes for bulk data.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use fusewire_wire::ops::table::{CopyOut, CopyWithin};
+
+use crate::abi::types::CUresult;
+
+use super::Runtime;
+use super::objects::Stream;
+use super::session::{Pending, Reclaim, Waiter, lock};
+use super::shared;
+
+/// Large enough that the GPU's engine is at its speed, small enough to stay in a processor's cache on its way.
+const SLOT: usize = 512 << 10;
+const SLOTS: usize = 64;
+/// Slots that one copy from the device is ahead of its caller.
+const AHEAD: usize = 8;
+/// How long a caller waits for a slot. All of them may belong to streams that wait for what this caller does next;
+/// the lanes have room of their own.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+#[derive(Default)]
+pub(crate) struct Staging {
+    /// Where the slots begin; `None`: the server would not have them.
+    base: OnceLock<Option<u64>>,
+    /// Addresses of slots that nobody uses.
+    free: Mutex<Vec<u64>>,
+    given: Condvar,
+}
+
+impl Staging {
+    /// Whether there are slots. The first caller makes them.
+    fn is_there(&self, runtime: &Runtime) -> bool {
+        let make = || {
+            let base = shared::staging_pages(runtime, (SLOT * SLOTS) as u64)?;
+            lock(&self.free).extend((0..SLOTS).map(|slot| base + (slot * SLOT) as u64));
+            Some(base)
+        };
+        self.base.get_or_init(make).is_some()
+    }
+
+    fn try_take(&self) -> Option<u64> {
+        lock(&self.free).pop()
+    }
+
+    /// A slot, waited for a little.
+    fn take(&self, runtime: &Runtime) -> Option<u64> {
+        let until = Instant::now() + PATIENCE;
+        let mut free = lock(&self.free);
+        loop {
+            if let Some(slot) = free.pop() {
+                return Some(slot);
+            }
+            let left = until.checked_duration_since(Instant::now())?;
+            // What gives slots back may not have left yet.
+            runtime.session.hurry();
+            runtime.session.wake();
+            free = self.given.wait_timeout(free, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// A slot is free again. For any thread; never waits.
+    pub(crate) fn give(&self, slot: u64) {
+        lock(&self.free).push(slot);
+        self.given.notify_one();
+    }
+}
+
+/// The slots, where the link has them.
+fn slots(runtime: &Runtime) -> Option<&Staging> {
+    shared::staging(runtime).filter(|staging| staging.is_there(runtime))
+}
+
+/// Copies to the device from memory that is read before this returns. Gives how many bytes, from the first, were
+/// copied so. `patient`: a slot may be waited for.
+///
+/// # Errors
+/// When the session is over.
+///
+/// # Safety
+/// `from` must be good for `bytes` bytes.
+pub(crate) unsafe fn copy_in(
+    runtime: &Runtime,
+    stream: &Stream,
+    to: u64,
+    from: u64,
+    bytes: usize,
+    patient: bool,
+) -> Result<usize, CUresult> {
+    let Some(staging) = slots(runtime) else { return Ok(0) };
+    let source = std::ptr::with_exposed_provenance::<u8>(from as usize);
+    for offset in (0..bytes).step_by(SLOT) {
+        let length = SLOT.min(bytes - offset);
+        let slot = if patient { staging.take(runtime) } else { staging.try_take() };
+        let Some(slot) = slot else { return Ok(offset) };
+        let target = std::ptr::with_exposed_provenance_mut::<u8>(slot as usize);
+        // SAFETY: the caller's promise for the source; the slot is ours and at least that long.
+        unsafe { std::ptr::copy_nonoverlapping(source.add(offset), target, length) };
+        let record = CopyWithin {
+            stream: stream.handle,
+            destination: to + offset as u64,
+            source: slot,
+            bytes: length as u64,
+        };
+        // The source has been read, so that it counts as such a copy does (see `copies`).
+        runtime.session.post_quiet_on(stream, &record, &[])?;
+        runtime
+            .session
+            .post_pending(None, &passed(stream, slot), &[], |_| Pending::Reclaim(Reclaim::Slot(slot)))?;
+    }
+    Ok(bytes)
+}
+
+/// Copies from the device; the data are there when this returns. Gives how many bytes, from the first, were copied
+/// so.
+///
+/// # Errors
+/// The stream's or session's.
+///
+/// # Safety
+/// `to` must be good for `bytes` bytes.
+pub(crate) unsafe fn copy_out(
+    runtime: &Runtime,
+    stream: &Arc<Stream>,
+    to: u64,
+    from: u64,
+    bytes: usize,
+) -> Result<usize, CUresult> {
+    let Some(staging) = slots(runtime) else { return Ok(0) };
+    let target = std::ptr::with_exposed_provenance_mut::<u8>(to as usize);
+    let mut coming: VecDeque<(u64, usize, usize, Arc<Waiter>)> = VecDeque::new();
+    let mut result = Ok(());
+    let (mut next, mut last) = (0, 0);
+    while (next < bytes && result.is_ok()) || !coming.is_empty() {
+        while next < bytes && result.is_ok() && coming.len() < AHEAD {
+            // Who has one slot does not wait for another: somebody else may be doing the same.
+            let slot = if coming.is_empty() { staging.take(runtime) } else { staging.try_take() };
+            let Some(slot) = slot else { break };
+            let length = SLOT.min(bytes - next);
+            let record = CopyWithin {
+                stream: stream.handle,
+                destination: slot,
+                source: from + next as u64,
+                bytes: length as u64,
+            };
+            runtime.session.post_on(stream, &record, &[])?;
+            let waiter = Waiter::new();
+            let mine = waiter.clone();
+            last = runtime
+                .session
+                .post_pending(Some(stream), &passed(stream, slot), &[], |_| Pending::Call(mine))?;
+            coming.push_back((slot, next, length, waiter));
+            next += length;
+        }
+        let Some((slot, offset, length, waiter)) = coming.pop_front() else { break };
+        let arrived = runtime.session.wait_for(&waiter, length);
+        if arrived.is_ok() && result.is_ok() {
+            let source = std::ptr::with_exposed_provenance::<u8>(slot as usize);
+            // SAFETY: the caller's promise for the target; the slot is ours, and its copy is finished.
+            unsafe { std::ptr::copy_nonoverlapping(source, target.add(offset), length) };
+        }
+        result = result.and(arrived);
+        staging.give(slot);
+    }
+    result?;
+    if next == bytes {
+        stream.finished(last);
+    }
+    // A copy that the server refused was said so before its slot was passed.
+    stream.context.report().map(|()| next)
+}
+
+/// Says `Done` when the stream gets there, and does nothing else.
+fn passed(stream: &Stream, slot: u64) -> CopyOut {
+    CopyOut { stream: stream.handle, source: slot, bytes: 0 }
+}
