@@ -71,6 +71,9 @@ class Server:
         self.local = f"unix:{self.folder.name}/socket"
         command = [*under, FUSEWIRE, "serve", "--listen", "127.0.0.1:0", "--listen", self.local, "--driver", driver,
                    "--warm-workers", "1", *arguments]
+        if "--image-cache" not in arguments:
+            # A test leaves nothing behind, and finds nothing of another.
+            command += ["--image-cache-bytes", "0"]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.log_file,
                                         stderr=self.log_file, env=environment(env))
         try:

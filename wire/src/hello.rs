@@ -30,8 +30,10 @@ pub mod features {
     /// With SHARED_MEMORY: the server passes memory for the host window, too, so that pinned memory is the same at
     /// both ends.
     pub const SHARED_PINNED: u64 = 1 << 2;
+    /// The server keeps images, and can be asked for one by its hash.
+    pub const IMAGES: u64 = 1 << 3;
     /// All that this version of the crate can do.
-    pub const ALL: u64 = RESUME | SHARED_MEMORY | SHARED_PINNED;
+    pub const ALL: u64 = RESUME | SHARED_MEMORY | SHARED_PINNED | IMAGES;
 }
 
 /// A Hello, as it lies on the wire before its tail.

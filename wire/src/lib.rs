@@ -4,7 +4,7 @@
 //! * [`hello`] — how a connection opens; versions and features.
 //! * [`frame`], [`bulk`] — what travels: batches of records, and chunks of copied memory.
 //! * [`session`] — the state machines of both ends: order, acknowledgement, replay, credit, barriers.
-//! * [`fatbin`] — how long an image is, and what of it a GPU needs.
+//! * [`fatbin`], [`digest`] — how long an image is, what of it a GPU needs, and its name in a cache.
 //! * [`inventory`] — what a server says about its GPUs.
 //! * [`error`] — whose fault it was.
 //!
@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bulk;
+pub mod digest;
 pub mod error;
 pub mod fatbin;
 pub mod frame;

@@ -1,7 +1,8 @@
 //! The seeds of the fuzz target `ops`, and every operation with every length of body, as ordinary tests.
 
+use fusewire_wire::ops::known::Known;
 use fusewire_wire::ops::snapshot::{Attribute, Device, DeviceSnapshot, Snapshot};
-use fusewire_wire::ops::table::OPS;
+use fusewire_wire::ops::table::{FunctionInfo, OPS, ParameterInfo};
 use zerocopy::FromZeros;
 
 #[path = "../fuzz/checks/ops.rs"]
@@ -59,8 +60,14 @@ fn write_the_seeds() {
         std::fs::write(format!("{folder}/{name}"), [&code.to_le_bytes()[..], body].concat()).unwrap();
     };
     write("snapshot", 0, &snapshot.encode());
+    let mut kernels = Vec::new();
+    for name in ["add", "eightlen"] {
+        let parameters = vec![ParameterInfo { offset: 0, bytes: 8 }];
+        Known { name: name.into(), info: FunctionInfo::default(), parameters }.append(&mut kernels);
+    }
+    write("known", 0, &kernels);
     write("reply", 0x8001, &[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
-    for op in OPS.iter().filter(|op| matches!(op.name, "Launch" | "CopyIn" | "ModuleLoad")) {
+    for op in OPS.iter().filter(|op| matches!(op.name, "Launch" | "CopyIn" | "ModuleLoad" | "BlobNamed")) {
         write(op.name, op.code, &vec![0x11; op.fixed_bytes + 16]);
     }
 }

@@ -83,6 +83,7 @@ fn serve_options(args: &[String]) -> ServeOptions {
         max_sessions: get("max").map_or(64, |n| n.parse().unwrap()),
         staging: Staging { slot_bytes: 1 << 20, h2d_slots: 5, d2h_slots: 3, reserved: 0 },
         devices: None,
+        image_cache: None,
         cores: None,
         quiet: false,
     }

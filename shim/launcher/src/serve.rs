@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::builder::RangedU64ValueParser;
 use fusewire_connect::Token;
-use fusewire_server::control::{self, Staging, WorkerOptions};
+use fusewire_server::control::{self, ImageCacheOptions, Staging, WorkerOptions};
 use fusewire_server::daemon::{self, ServeOptions};
 use fusewire_server::placement;
 
@@ -52,6 +52,13 @@ pub(crate) struct Args {
     /// Bytes of one slot, such as 1M [default: the worker's choice]
     #[arg(long, value_name = "BYTES", value_parser = slot_bytes)]
     slot_bytes: Option<u32>,
+    /// Where images of device code are kept, so that a program's next start need not send them
+    /// [default: /var/cache/fusewire for root, else fusewire in the user's cache folder]
+    #[arg(long, value_name = "DIR")]
+    image_cache: Option<PathBuf>,
+    /// Bytes that the folder may come to, such as 512M; 0 to keep nothing
+    #[arg(long, value_name = "BYTES", default_value = "4G", value_parser = size)]
+    image_cache_bytes: u64,
     /// Devices to offer, as CUDA_VISIBLE_DEVICES names them
     #[arg(long, value_name = "LIST")]
     devices: Option<String>,
@@ -84,6 +91,10 @@ pub(crate) fn serve(args: Args) -> ExitCode {
             d2h_slots: slots,
             reserved: 0,
         },
+        image_cache: args.image_cache_bytes.gt(&0).then(|| ImageCacheOptions {
+            folder: args.image_cache.unwrap_or_else(cache_folder),
+            bytes: args.image_cache_bytes,
+        }),
         devices: args.devices,
         cores: args.cores.map(|cores| cores.0),
         quiet: args.quiet,
@@ -99,6 +110,12 @@ pub(crate) struct WorkerArgs {
     /// The CUDA driver library
     #[arg(long, value_name = "PATH")]
     driver: Option<PathBuf>,
+    /// Where images are kept
+    #[arg(long, value_name = "DIR", requires = "image_cache_bytes")]
+    image_cache: Option<PathBuf>,
+    /// Bytes that the folder may come to
+    #[arg(long, value_name = "BYTES")]
+    image_cache_bytes: Option<u64>,
     /// Cores this process may use
     #[arg(long, value_name = "LIST", value_parser = cores)]
     cores: Option<Cores>,
@@ -118,7 +135,12 @@ pub(crate) fn worker(args: WorkerArgs) -> ExitCode {
     {
         eprintln!("fusewire: worker runs on any core ({error})");
     }
-    fusewire_server::worker::main(&WorkerOptions { control_fd: args.control_fd, driver: args.driver })
+    let image_cache = args.image_cache.zip(args.image_cache_bytes);
+    fusewire_server::worker::main(&WorkerOptions {
+        control_fd: args.control_fd,
+        driver: args.driver,
+        image_cache: image_cache.map(|(folder, bytes)| ImageCacheOptions { folder, bytes }),
+    })
 }
 
 fn mode(text: &str) -> Result<u32, String> {
@@ -139,17 +161,33 @@ fn cores(text: &str) -> Result<Cores, String> {
     }
 }
 
+/// Where images are kept unless the operator says: where caches of the system, or of the user, are.
+fn cache_folder() -> PathBuf {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let root = rustix::process::geteuid().is_root();
+    match (set("XDG_CACHE_HOME"), set("HOME")) {
+        (Some(caches), _) => caches.join("fusewire"),
+        (None, Some(home)) if !root => home.join(".cache/fusewire"),
+        _ => PathBuf::from("/var/cache/fusewire"),
+    }
+}
+
+/// Bytes, with or without a unit.
+fn size(text: &str) -> Result<u64, String> {
+    let upper = text.to_ascii_uppercase();
+    let upper = upper.strip_suffix('B').unwrap_or(&upper);
+    let (digits, unit) = [('K', 1 << 10), ('M', 1 << 20), ('G', 1 << 30), ('T', 1 << 40)]
+        .into_iter()
+        .find_map(|(letter, unit)| Some((upper.strip_suffix(letter)?, unit)))
+        .unwrap_or((upper, 1_u64));
+    let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    bytes.ok_or_else(|| "expected a number of bytes such as 512M or 4G".to_owned())
+}
+
 fn slot_bytes(text: &str) -> Result<u32, String> {
     const LIMITS: std::ops::RangeInclusive<u64> = (64 << 10)..=(64 << 20);
-    let (digits, unit) =
-        match text.to_ascii_uppercase().strip_suffix('B').unwrap_or(&text.to_ascii_uppercase()) {
-            text if text.ends_with('K') => (text.trim_end_matches('K').to_owned(), 1 << 10),
-            text if text.ends_with('M') => (text.trim_end_matches('M').to_owned(), 1 << 20),
-            text => (text.to_owned(), 1),
-        };
-    let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
-    match bytes {
-        Some(bytes) if LIMITS.contains(&bytes) && bytes % 4096 == 0 => Ok(bytes as u32),
+    match size(text) {
+        Ok(bytes) if LIMITS.contains(&bytes) && bytes % 4096 == 0 => Ok(bytes as u32),
         _ => Err("expected a multiple of 4096 from 64K to 64M".to_owned()),
     }
 }
@@ -166,6 +204,16 @@ mod tests {
         assert_eq!(slot_bytes("65536"), Ok(65536));
         for bad in ["", "M", "1G", "65537", "63K", "65M", "-1", "99999999999999999999M"] {
             assert!(slot_bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(size("0"), Ok(0));
+        assert_eq!(size("4G"), Ok(4 << 30));
+        assert_eq!(size("2tb"), Ok(2 << 40));
+        for bad in ["", "G", "-1", "1.5G", "99999999999G"] {
+            assert!(size(bad).is_err(), "{bad}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! What must hold for any bytes that arrive as a record: a code in two bytes, then the body.
 
 use fusewire_wire::ops::events::Event;
+use fusewire_wire::ops::known::Known;
 use fusewire_wire::ops::snapshot::Snapshot;
 use fusewire_wire::ops::table::{RefuseAll, dispatch};
 use fusewire_wire::ops::{Call, DispatchError, info};
@@ -22,6 +23,11 @@ pub(crate) fn check(data: &[u8]) {
     }
     if let Some(snapshot) = Snapshot::decode(body) {
         assert!(Snapshot::decode(&snapshot.encode()).is_some());
+    }
+    if let Some(kernels) = Known::read_list(body) {
+        let mut list = Vec::new();
+        kernels.iter().for_each(|known| known.append(&mut list));
+        assert_eq!(Known::read_list(&list).map(|again| again.len()), Some(kernels.len()));
     }
     // Any answer is right but a panic.
     let _ = fusewire_wire::inventory::parse(body);

@@ -4,6 +4,7 @@
 //! * [`table`] — every driver function, declared once: its kind, record, tail, handles, caching.
 //! * [`events`] — what the server says back, outside of and as answers to operations.
 //! * [`snapshot`] — what a client learns about the devices when the session opens.
+//! * [`known`] — what a load's answer says of the image's kernels.
 //! * [`window`] — the address windows that both ends reserve.
 //! * `declare` — the macros that turn the declarations into code.
 //!
@@ -13,6 +14,7 @@
 
 mod declare;
 pub mod events;
+pub mod known;
 pub mod snapshot;
 pub mod table;
 pub mod window;

@@ -25,6 +25,9 @@ pub const INLINE_REPLY_BYTES: usize = 64 * 1024;
 /// Bytes of one [`BlobPart`] at most.
 pub const BLOB_PART_BYTES: usize = 1024 * 1024;
 
+/// The status of a load whose image was named by its hash and is not there.
+pub const IMAGE_MISSING: super::Status = 0x4657_0001;
+
 /// New node handles in a reply are `first_node`, `first_node + NODE_HANDLE_STEP`, and so on.
 pub const NODE_HANDLE_STEP: u64 = 16;
 
@@ -223,7 +226,9 @@ crate::ops! {
     async 0x0501 BlobPart blob_part []
         { blob: u64, total: u64 };
     /// Loads a blob. `options` × `JitOption` in the tail. The reply's tail: bytes of the
-    /// information log (u32), of the error log (u32), then both.
+    /// information log (u32), of the error log (u32), both, padded to 8, then the kernels that
+    /// are known already (`known`). [`IMAGE_MISSING`]: the blob is only a name and the server
+    /// has no such image; its parts may follow, and the load again.
     sync 0x0502 ModuleLoad module_load ["cuModuleLoad", "cuModuleLoadData", "cuModuleLoadDataEx", "cuModuleLoadFatBinary"]
         { module: new Module, context: using Context, blob: end Blob, options: u32, reserved: u32 };
     async 0x0503 ModuleUnload module_unload ["cuModuleUnload"]
@@ -244,7 +249,7 @@ crate::ops! {
         { module: using Module } -> NamesReply { count: u32, reserved: u32 };
     /// As `ModuleLoad`, with `library` × `JitOption` after `options` of them.
     sync 0x0507 LibraryLoad library_load ["cuLibraryLoadData", "cuLibraryLoadFromFile"]
-        { library: new Library, blob: end Blob, options: u32, library_options: u32 };
+        { library: new Library, context: using Context, blob: end Blob, options: u32, library_options: u32 };
     async 0x0508 LibraryUnload library_unload ["cuLibraryUnload"]
         { library: end Library };
     /// The name is the tail. The reply's tail as `ModuleGetFunction`'s.
@@ -263,6 +268,12 @@ crate::ops! {
     /// The reply's tail: the kernels' names, each followed by NUL.
     sync 0x050c LibraryNames library_names ["cuLibraryGetKernelCount", "cuLibraryEnumerateKernels"; cache Forever]
         { library: using Library } -> LibraryNamesReply { count: u32, reserved: u32 };
+    /// The blob is the image of `bytes` bytes with this BLAKE3 hash, if the server has it.
+    async 0x050d BlobNamed blob_named []
+        { blob: u64, bytes: u64, digest_0: u64, digest_1: u64, digest_2: u64, digest_3: u64 };
+    /// Names a function that a load's answer described: of a module, or of a library. Its name is the tail.
+    async 0x050e FunctionBind function_bind ["cuModuleGetFunction", "cuLibraryGetKernel"]
+        { function: new Function, module: opt Module, library: opt Library, context: using Context };
     /// `device` is taken for kernels of a library and ignored for functions of a module.
     sync 0x0511 FuncGetAttribute func_get_attribute ["cuFuncGetAttribute", "cuKernelGetAttribute"; cache UntilSet]
         { function: using Function, context: using Context, attribute: i32, device: i32 } -> AttributeReply { value: i32, reserved: u32 };

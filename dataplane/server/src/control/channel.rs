@@ -264,6 +264,7 @@ mod tests {
             staging: Staging::default(),
             peer: "a".into(),
             cores: Vec::new(),
+            tenant: [0; 32],
         };
         daemon.send(&ToWorker::Open { open: open.clone(), socket: theirs.into() }).unwrap();
         let ToWorker::Open { open: got, socket } = worker.recv().unwrap() else { panic!("not an open") };

@@ -67,6 +67,8 @@ pub struct Open {
     /// Cores for the session: the first for its shard, the rest near it for
     /// helper threads. Empty when nothing is to be pinned.
     pub cores: Vec<u32>,
+    /// The key of the tenant whose images the session may find: made of its token.
+    pub tenant: [u8; 32],
 }
 
 /// How bulk data is staged. Zero means the worker's own default.
@@ -150,6 +152,7 @@ struct OpenFixed {
     peer_bytes: u32,
     lines_bytes: u32,
     cores: u32,
+    tenant: [u8; 32],
 }
 
 impl ToWorker {
@@ -241,6 +244,7 @@ impl Open {
             peer_bytes: peer.len() as u32,
             lines_bytes: self.lines.len() as u32,
             cores: cores.len() as u32,
+            tenant: self.tenant,
         };
         let mut out = head(OPEN);
         out.extend_from_slice(fixed.as_bytes());
@@ -270,6 +274,7 @@ impl Open {
             device: fixed.device,
             staging: fixed.staging,
             peer: text(peer),
+            tenant: fixed.tenant,
             cores: cores.chunks_exact(4).filter_map(|core| u32::read_from_bytes(core).ok()).collect(),
         })
     }
@@ -321,6 +326,7 @@ mod tests {
             staging: Staging { slot_bytes: 1 << 20, h2d_slots: 8, d2h_slots: 4, reserved: 0 },
             peer: "192.0.2.1:99".into(),
             cores: vec![4, 5, 6],
+            tenant: [3; 32],
         }
     }
 

@@ -32,4 +32,15 @@ pub struct WorkerOptions {
     pub control_fd: i32,
     /// The driver library; `None` for libcuda.so.1 as the dynamic loader finds it.
     pub driver: Option<PathBuf>,
+    /// Where images are kept; `None` for nowhere.
+    pub image_cache: Option<ImageCacheOptions>,
+}
+
+/// Where the workers of a daemon keep images.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageCacheOptions {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Bytes that it may come to.
+    pub bytes: u64,
 }

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fusewire_wire::digest::Digest;
 use fusewire_wire::hello::{Hello, Lines, Refusal, RefusedReason, Welcome};
 use fusewire_wire::inventory::{self, Inventory};
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
@@ -344,6 +345,7 @@ impl Front {
             staging: self.options.staging,
             peer: peer.to_owned(),
             cores: Vec::new(),
+            tenant: tenant(self.options.token.as_deref()),
         };
         let said = |key, most| lines.get(key).map_or_else(|| "?".to_owned(), |value| clean(value, most));
         let program = format!("{} (pid {} on {})", said("program", 80), said("pid", 10), said("host", 64));
@@ -447,6 +449,12 @@ fn random() -> Result<u64, Refusal> {
     getrandom::u64().map_err(|error| {
         Refusal::new(RefusedReason::Unavailable, format!("the server has no random numbers ({error})"))
     })
+}
+
+/// The key of the tenant whose images a session may find. Sessions that showed the same token are one tenant;
+/// without tokens all are.
+fn tenant(token: Option<&str>) -> [u8; 32] {
+    Digest::derive_key("fusewire image cache 1", token.unwrap_or_default().as_bytes())
 }
 
 fn without_token(lines: &Lines) -> Vec<u8> {

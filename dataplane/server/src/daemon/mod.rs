@@ -32,7 +32,7 @@ use fusewire_wire::inventory::{self, Inventory};
 use glommio::channels::shared_channel;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement as Pin};
 
-use crate::control::{ControlError, FromWorker, Staging};
+use crate::control::{ControlError, FromWorker, ImageCacheOptions, Staging};
 use crate::nvml::{self, Reader};
 use crate::placement::{self, Placement};
 use log::Log;
@@ -68,6 +68,8 @@ pub struct ServeOptions {
     pub staging: Staging,
     /// Devices to offer, as CUDA_VISIBLE_DEVICES would name them.
     pub devices: Option<String>,
+    /// Where images are kept; `None` for nowhere.
+    pub image_cache: Option<ImageCacheOptions>,
     /// Cores to use; `None` for all this process may run on.
     pub cores: Option<Vec<u32>>,
     /// Say only what went wrong.

@@ -37,6 +37,10 @@ fn launch(options: &ServeOptions, cores: &[u32]) -> io::Result<Worker> {
     if let Some(driver) = &options.driver {
         command.arg("--driver").arg(driver);
     }
+    if let Some(images) = &options.image_cache {
+        command.arg("--image-cache").arg(&images.folder);
+        command.args(["--image-cache-bytes", &images.bytes.to_string()]);
+    }
     if !cores.is_empty() {
         command.args(["--cores", &format_cpulist(cores)]);
     }

@@ -13,9 +13,9 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use fusewire_wire::ops::table::{
-    BlobPart, BlockMap, BlockUnmap, CaptureBegin, CopyIn, CopyInInline, CopyOut, CopyRect, CopyWithin,
-    CtxSynchronize, EventCreate, EventDestroy, EventElapsed, EventRecord, Fence, FuncGetAttribute,
-    GraphLaunch, HostFunc, HostFuncDone, HostUnshare, Launch, LaunchEx, MemInfo, Memset, Occupancy,
+    BlobNamed, BlobPart, BlockMap, BlockUnmap, CaptureBegin, CopyIn, CopyInInline, CopyOut, CopyRect,
+    CopyWithin, CtxSynchronize, EventCreate, EventDestroy, EventElapsed, EventRecord, Fence,
+    FuncGetAttribute, GraphLaunch, HostFunc, HostFuncDone, HostUnshare, Launch, LaunchEx, MemInfo, Memset, Occupancy,
     StreamCreate, StreamDefault, StreamDestroy, StreamQuery, StreamSynchronize, StreamWaitEvent,
     StreamWaitValue, StreamWriteValue,
 };
@@ -60,6 +60,7 @@ const NEVER_WAIT: &[u16] = &[
     EventElapsed::CODE,
     HostFunc::CODE,
     HostFuncDone::CODE,
+    BlobNamed::CODE,
     BlobPart::CODE,
     FuncGetAttribute::CODE,
     Occupancy::CODE,

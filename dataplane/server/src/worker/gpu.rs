@@ -20,8 +20,10 @@ use super::bulk::Lanes;
 use super::fences::Fences;
 use super::handles::{MAX_OBJECTS, Table};
 use super::hostfunc::HostFunctions;
+use super::images::Blobs;
+use super::known::Loaded;
 use super::memory::Memory;
-use super::modules::{Blobs, Function, Library, Module};
+use super::modules::{Function, Library, Module};
 use super::outgoing::Outgoing;
 use super::output::Output;
 use super::pinned::{Arena, Block, Home, Pinned, Words};
@@ -112,6 +114,8 @@ pub(super) struct Gpu {
     pub(super) modules: Table<Module>,
     pub(super) libraries: Table<Library>,
     pub(super) functions: Table<Function>,
+    /// What is known of images that are kept, by the module or library they were loaded as.
+    pub(super) loaded: FxHashMap<u64, Loaded>,
     pub(super) graphs: Table<Graph>,
     pub(super) execs: Table<Exec>,
     pub(super) nodes: Table<Node>,
@@ -165,6 +169,7 @@ impl Gpu {
             modules: Table::default(),
             libraries: Table::default(),
             functions: Table::default(),
+            loaded: FxHashMap::default(),
             graphs: Table::refusing_with(INVALID_VALUE),
             execs: Table::refusing_with(INVALID_VALUE),
             nodes: Table::refusing_with(INVALID_VALUE),

@@ -1,5 +1,6 @@
 //! The worker's side of the op table: one method an operation, each a line that says where it is done.
 
+use fusewire_wire::digest::Digest;
 use fusewire_wire::ops::table::*;
 use fusewire_wire::ops::{Answer, Call, Nothing, Replies, Status, SyncRecord};
 
@@ -253,6 +254,15 @@ impl Handler for Gpu {
 
     fn blob_part(&mut self, _: Call, r: &BlobPart, tail: &[u8]) -> Async {
         self.blob_part(r, tail)
+    }
+
+    fn blob_named(&mut self, _: Call, r: &BlobNamed, _: &[u8]) -> Async {
+        let digest = Digest::from_words([r.digest_0, r.digest_1, r.digest_2, r.digest_3]);
+        self.blobs.named(r.blob, r.bytes, digest)
+    }
+
+    fn function_bind(&mut self, _: Call, r: &FunctionBind, tail: &[u8]) -> Async {
+        self.function_bind(r, tail)
     }
 
     fn module_load(&mut self, call: Call, r: &ModuleLoad, tail: &[u8]) -> Sync<ModuleLoad> {

@@ -1,24 +1,23 @@
-//! Images, modules, libraries, and the functions in them.
+//! Modules, libraries, and the functions in them.
 
 use std::ffi::{CStr, CString, c_char, c_void};
+use std::sync::Arc;
 
 use cudarc::driver::sys::{CUfunction, CUlibrary, CUmodule};
-use fusewire_wire::fatbin;
 use fusewire_wire::ops::table::{
     BLOB_PART_BYTES, BlobPart, FuncGetAttribute, FuncSetAttribute, FuncSetCacheConfig, FunctionInfo,
     GlobalReply, JitOption, KernelInfo, LibraryGetGlobal, LibraryGetKernel, LibraryGetModule,
     LibraryGlobalReply, LibraryLoad, Link, LinkInput, ModuleGetFunction, ModuleLoad, ParameterInfo,
 };
 use fusewire_wire::ops::{Answer, Nothing, Status};
-use rustc_hash::FxHashMap;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::gpu::Gpu;
+use super::images::Image;
+use super::known::parameter_bytes;
 use super::ranges::Kind;
-use crate::driver::{INVALID_HANDLE, INVALID_VALUE, NOT_SUPPORTED, OUT_OF_MEMORY, check};
+use crate::driver::{INVALID_VALUE, NOT_SUPPORTED, check};
 
-/// Bytes of images that may be under way at once.
-const MAX_BLOB_BYTES: u64 = 2 << 30;
 /// Room for each of a load's two logs.
 const LOG_BYTES: usize = 16 << 10;
 /// JIT options and link inputs at most.
@@ -28,20 +27,6 @@ const MAX_INPUTS: u32 = 4096;
 const MAX_PARAMETERS: usize = 4096;
 /// Names in a listing at most.
 const MAX_NAMES: u32 = 1 << 20;
-/// `CUfunction_attribute`s that a function's answer carries: 0 to this one.
-const FUNCTION_ATTRIBUTES: i32 = 15;
-
-/// Wrapper around a fat binary, as compilers emit it: the driver takes the container's address from it.
-#[repr(C)]
-struct Wrapper {
-    magic: u32,
-    version: u32,
-    container: *const c_void,
-    unused: *const c_void,
-}
-
-const WRAPPER_MAGIC: u32 = 0x4662_43b1;
-const CONTAINER_MAGIC: [u8; 4] = 0xba55_ed50_u32.to_le_bytes();
 
 #[derive(Debug)]
 pub(super) struct Module {
@@ -52,9 +37,9 @@ pub(super) struct Module {
 }
 
 pub(super) struct Library {
-    raw: CUlibrary,
+    pub(super) raw: CUlibrary,
     /// The image, which the driver may go on reading.
-    _image: Image,
+    _image: Arc<Image>,
 }
 
 /// A function of a module, or a kernel of a library; the driver takes either where it launches.
@@ -69,92 +54,6 @@ pub(super) struct Function {
     pub(super) parameters: Vec<ParameterInfo>,
     /// Its code is on the GPU.
     pub(super) launched: bool,
-}
-
-/// Images under way, by the client's handle.
-#[derive(Debug, Default)]
-pub(super) struct Blobs {
-    blobs: FxHashMap<u64, Blob>,
-    /// Bytes announced by all of them.
-    bytes: u64,
-}
-
-#[derive(Debug)]
-struct Blob {
-    total: u64,
-    data: Vec<u8>,
-}
-
-impl Blobs {
-    pub(super) fn len(&self) -> usize {
-        self.blobs.len()
-    }
-
-    fn part(&mut self, blob: u64, total: u64, part: &[u8]) -> Result<(), Status> {
-        if !self.blobs.contains_key(&blob) {
-            if total == 0 || self.bytes.saturating_add(total) > MAX_BLOB_BYTES {
-                return Err(OUT_OF_MEMORY);
-            }
-            self.bytes += total;
-            self.blobs.insert(blob, Blob { total, data: Vec::new() });
-        }
-        let found = self.blobs.get_mut(&blob).ok_or(INVALID_HANDLE)?;
-        if found.total != total {
-            return Err(INVALID_VALUE);
-        }
-        // A record's tail is padded to 8 bytes; the total says what belongs to the image.
-        let missing = usize::try_from(total).unwrap_or(0).saturating_sub(found.data.len());
-        found.data.extend_from_slice(part.get(..missing).unwrap_or(part));
-        Ok(())
-    }
-
-    fn take(&mut self, blob: u64) -> Result<Image, Status> {
-        let found = self.blobs.remove(&blob).ok_or(INVALID_HANDLE)?;
-        self.bytes -= found.total;
-        if found.data.len() as u64 != found.total {
-            return Err(INVALID_VALUE);
-        }
-        Ok(Image::new(found.data))
-    }
-}
-
-/// An image in the form that the driver takes.
-struct Image {
-    data: Vec<u8>,
-    bytes: usize,
-    wrapper: Option<Box<Wrapper>>,
-}
-
-impl Image {
-    fn new(mut data: Vec<u8>) -> Self {
-        let bytes = data.len();
-        // PTX is text, and ends with NUL.
-        data.extend_from_slice(&[0; 8]);
-        let wrapper = data.starts_with(&CONTAINER_MAGIC).then(|| {
-            Box::new(Wrapper {
-                magic: WRAPPER_MAGIC,
-                version: 1,
-                container: data.as_ptr().cast(),
-                unused: std::ptr::null(),
-            })
-        });
-        Self { data, bytes, wrapper }
-    }
-
-    /// For the functions that load a module: they take a container, and answer INVALID_IMAGE to a wrapper
-    /// (seen with driver 580).
-    fn bare(&self) -> *const c_void {
-        self.data.as_ptr().cast()
-    }
-
-    /// For the functions that load a library: they find a container behind a wrapper.
-    fn wrapped(&self) -> *const c_void {
-        self.wrapper.as_deref().map_or(self.bare(), |wrapper| std::ptr::from_ref(wrapper).cast())
-    }
-
-    fn contents(&self) -> &[u8] {
-        self.data.get(..self.bytes).unwrap_or_default()
-    }
 }
 
 /// JIT options with buffers for the logs, which always come back.
@@ -253,8 +152,8 @@ impl Gpu {
     ) -> Result<Answer<Nothing>, (Status, Vec<u8>)> {
         let plain = |status| (status, Vec::new());
         self.mint("module", record.module, self.modules.has(record.module)).map_err(plain)?;
-        let image = self.blobs.take(record.blob).map_err(plain)?;
         self.enter(record.context).map_err(plain)?;
+        let (image, digest) = self.blobs.take(record.blob).map_err(plain)?;
         let mut options = Options::read(&mut tail, record.options).map_err(plain)?;
         let mut raw = std::ptr::null_mut();
         let count = options.count();
@@ -264,11 +163,12 @@ impl Gpu {
             let (names, values) = (options.names.as_mut_ptr(), options.values.as_mut_ptr());
             self.d.cuModuleLoadDataEx(&raw mut raw, image.bare(), count, names, values)
         };
-        let logs = options.logs();
-        self.ok(status).map_err(|status| (status, logs.clone()))?;
-        self.prints = self.prints || fatbin::uses_printf(image.contents());
+        let mut tail = options.logs();
+        self.ok(status).map_err(|status| (status, tail.clone()))?;
         self.modules.put(record.module, Module { raw, context: record.context, library: None });
-        Ok(Answer::Now(Nothing {}, logs))
+        let device = self.contexts.get(record.context).map_err(plain)?.device;
+        tail.extend(self.tell_kernels(record.module, &image, digest, device));
+        Ok(Answer::Now(Nothing {}, tail))
     }
 
     pub(super) fn module_unload(&mut self, handle: u64) -> Result<(), Status> {
@@ -284,6 +184,7 @@ impl Gpu {
     }
 
     fn forget_functions(&mut self, owner: u64) {
+        self.keep_facts(owner);
         self.functions.take_all(|function| function.owner == owner);
         self.ranges.take_all(|kind| kind == Kind::Global { owner });
     }
@@ -305,39 +206,44 @@ impl Gpu {
         record: &ModuleGetFunction,
         tail: &[u8],
     ) -> Result<Answer<FunctionInfo>, Status> {
-        self.mint("function", record.function, self.functions.has(record.function))?;
+        let (raw, name) = self.find_function(record.function, record.module, tail)?;
+        let (info, parameters) = self.describe(raw, false, 0);
+        self.learn(record.module, name.as_bytes(), info, &parameters);
+        let tail = parameters.as_bytes().to_vec();
+        self.add_function(record.function, raw, false, record.module, parameters);
+        Ok(Answer::Now(info, tail))
+    }
+
+    /// The driver's function of the name in `tail`, to be called `handle`.
+    pub(super) fn find_function(
+        &mut self,
+        handle: u64,
+        module: u64,
+        tail: &[u8],
+    ) -> Result<(CUfunction, CString), Status> {
+        self.mint("function", handle, self.functions.has(handle))?;
         let name = owned_name(tail)?;
-        let (module, context) = self.modules.get(record.module).map(|module| (module.raw, module.context))?;
+        let (module, context) = self.modules.get(module).map(|module| (module.raw, module.context))?;
         self.enter(context)?;
         let mut raw = std::ptr::null_mut();
         // SAFETY: a live module and a NUL-terminated name.
         let status = unsafe { self.d.cuModuleGetFunction(&raw mut raw, module, name.as_ptr()) };
         self.ok(status)?;
-        let info = self.add_function(record.function, raw, false, record.module, 0)?;
-        let words: Vec<i32> = info.1;
-        let reply = FunctionInfo::read_from_bytes(words.as_bytes()).map_err(|_| INVALID_VALUE)?;
-        Ok(Answer::Now(reply, info.0))
+        Ok((raw, name))
     }
 
-    /// Remembers a function. Gives the parameters' places as a tail, and the words of the answer's fixed part.
-    fn add_function(
+    /// Remembers a function.
+    pub(super) fn add_function(
         &mut self,
         handle: u64,
         raw: CUfunction,
         kernel: bool,
         owner: u64,
-        device: i32,
-    ) -> Result<(Vec<u8>, Vec<i32>), Status> {
-        let parameters = self.parameters_of(raw, kernel);
-        let parameter_bytes = parameters.iter().map(|p| p.offset.saturating_add(p.bytes)).max().unwrap_or(0);
-        let mut words = vec![parameters.len() as i32, parameter_bytes.cast_signed()];
-        for attribute in 0..=FUNCTION_ATTRIBUTES {
-            words.push(self.attribute_of(raw, kernel, attribute, device).unwrap_or(0));
-        }
-        let tail = parameters.as_bytes().to_vec();
+        parameters: Vec<ParameterInfo>,
+    ) {
+        let parameter_bytes = parameter_bytes(&parameters);
         self.functions
             .put(handle, Function { raw, kernel, owner, parameter_bytes, parameters, launched: false });
-        Ok((tail, words))
     }
 
     /// Where the parameters of a function lie: asked for one by one until there is none.
@@ -361,7 +267,7 @@ impl Gpu {
         parameters
     }
 
-    fn attribute_of(
+    pub(super) fn attribute_of(
         &self,
         raw: CUfunction,
         kernel: bool,
@@ -423,7 +329,9 @@ impl Gpu {
     ) -> Result<Answer<Nothing>, (Status, Vec<u8>)> {
         let plain = |status| (status, Vec::new());
         self.mint("library", record.library, self.libraries.has(record.library)).map_err(plain)?;
-        let image = self.blobs.take(record.blob).map_err(plain)?;
+        self.enter(record.context).map_err(plain)?;
+        let device = self.contexts.get(record.context).map_err(plain)?.device;
+        let (image, digest) = self.blobs.take(record.blob).map_err(plain)?;
         let mut options = Options::read(&mut tail, record.options).map_err(plain)?;
         let (mut names, mut values) = (Vec::new(), Vec::new());
         for (name, value) in read_options(&mut tail, record.library_options).map_err(plain)? {
@@ -455,11 +363,11 @@ impl Gpu {
                 own_count,
             )
         };
-        let logs = options.logs();
-        self.ok(status).map_err(|status| (status, logs.clone()))?;
-        self.prints = self.prints || fatbin::uses_printf(image.contents());
-        self.libraries.put(record.library, Library { raw, _image: image });
-        Ok(Answer::Now(Nothing {}, logs))
+        let mut tail = options.logs();
+        self.ok(status).map_err(|status| (status, tail.clone()))?;
+        self.libraries.put(record.library, Library { raw, _image: Arc::clone(&image) });
+        tail.extend(self.tell_kernels(record.library, &image, digest, device));
+        Ok(Answer::Now(Nothing {}, tail))
     }
 
     pub(super) fn library_unload(&mut self, handle: u64) -> Result<(), Status> {
@@ -484,18 +392,34 @@ impl Gpu {
         record: &LibraryGetKernel,
         tail: &[u8],
     ) -> Result<Answer<KernelInfo>, Status> {
-        self.mint("function", record.function, self.functions.has(record.function))?;
-        let name = owned_name(tail)?;
-        let library = self.libraries.get(record.library)?.raw;
-        self.enter(record.context)?;
+        let (raw, name) = self.find_kernel(record.function, record.library, record.context, tail)?;
         let device = self.contexts.get(record.context)?.device;
+        let (info, parameters) = self.describe(raw, true, device);
+        self.learn(record.library, name.as_bytes(), info, &parameters);
+        let tail = parameters.as_bytes().to_vec();
+        self.add_function(record.function, raw, true, record.library, parameters);
+        // Both answers have one layout.
+        let reply = KernelInfo::read_from_bytes(info.as_bytes()).map_err(|_| INVALID_VALUE)?;
+        Ok(Answer::Now(reply, tail))
+    }
+
+    /// The driver's kernel of the name in `tail`, to be called `handle`: launched as a function.
+    pub(super) fn find_kernel(
+        &mut self,
+        handle: u64,
+        library: u64,
+        context: u64,
+        tail: &[u8],
+    ) -> Result<(CUfunction, CString), Status> {
+        self.mint("function", handle, self.functions.has(handle))?;
+        let name = owned_name(tail)?;
+        let library = self.libraries.get(library)?.raw;
+        self.enter(context)?;
         let mut raw = std::ptr::null_mut();
         // SAFETY: a live library and a NUL-terminated name.
         let status = unsafe { self.d.cuLibraryGetKernel(&raw mut raw, library, name.as_ptr()) };
         self.ok(status)?;
-        let (tail, words) = self.add_function(record.function, raw.cast(), true, record.library, device)?;
-        let reply = KernelInfo::read_from_bytes(words.as_bytes()).map_err(|_| INVALID_VALUE)?;
-        Ok(Answer::Now(reply, tail))
+        Ok((raw.cast(), name))
     }
 
     pub(super) fn library_get_global(
@@ -644,7 +568,7 @@ impl Gpu {
             if input.kind > 5 {
                 return Err(NOT_SUPPORTED);
             }
-            let image = self.blobs.take(input.blob)?;
+            let (image, _) = self.blobs.take(input.blob)?;
             let (data, bytes) = (image.contents().as_ptr(), image.contents().len());
             // PTX is given with the NUL that follows it.
             let bytes = if input.kind == 1 { bytes + 1 } else { bytes };
@@ -686,32 +610,6 @@ fn append_name(names: &mut Vec<u8>, text: *const c_char) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_image_is_whole_and_bounded() {
-        let mut blobs = Blobs::default();
-        assert_eq!(blobs.part(1, MAX_BLOB_BYTES + 1, &[0; 8]), Err(OUT_OF_MEMORY));
-        blobs.part(1, 12, &[7; 8]).unwrap();
-        assert_eq!(blobs.part(1, 13, &[7; 8]), Err(INVALID_VALUE));
-        blobs.part(1, 12, &[7; 8]).unwrap();
-        let image = blobs.take(1).unwrap();
-        assert_eq!(image.contents(), [7; 12]);
-        assert_eq!(blobs.take(1).err(), Some(INVALID_HANDLE));
-        blobs.part(2, 12, &[7; 8]).unwrap();
-        assert_eq!(blobs.take(2).err(), Some(INVALID_VALUE));
-        assert_eq!(blobs.bytes, 0);
-    }
-
-    #[test]
-    fn a_container_gets_its_wrapper_back() {
-        let mut data = CONTAINER_MAGIC.to_vec();
-        data.extend_from_slice(&[0; 12]);
-        let image = Image::new(data);
-        let wrapper = image.wrapper.as_deref().unwrap();
-        assert_eq!((wrapper.magic, wrapper.version), (WRAPPER_MAGIC, 1));
-        assert_eq!(wrapper.container, image.data.as_ptr().cast());
-        assert!(Image::new(b".version 8.0".to_vec()).wrapper.is_none());
-    }
 
     #[test]
     fn names_end_where_their_padding_begins() {

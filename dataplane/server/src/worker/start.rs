@@ -21,11 +21,14 @@ use fusewire_wire::session::{ChannelConfig, Patience, ServerConfig, ServerSessio
 use super::bulk::Lanes;
 use super::gpu::Gpu;
 use super::graphs::RELAXED;
+use super::image_cache::{ImageCache, device_kind};
 use super::memory::Memory;
 use super::output::Output;
 use super::pinned::{Pinned, Plan};
 use super::shard::{End, Shard, greet};
-use crate::control::{ControlError, FromWorker, Open, SessionStats, ToWorker, WorkerEnd, WorkerOptions};
+use crate::control::{
+    ControlError, FromWorker, ImageCacheOptions, Open, SessionStats, ToWorker, WorkerEnd, WorkerOptions,
+};
 use crate::driver::load::DEFAULT_DRIVER;
 use crate::driver::{Driver, inventory, snapshot};
 
@@ -75,7 +78,14 @@ pub fn main(options: &WorkerOptions) -> ExitCode {
     let opened = ready(driver, &mut control).and_then(|()| wait_for_session(driver, &mut control));
     match opened {
         Ok(Some((open, socket))) => {
-            let ended = match serve(driver, &open, socket, control, output) {
+            let images = match images(driver, &open, options.image_cache.as_ref()) {
+                Ok(images) => images,
+                Err(text) => {
+                    log.line(&text);
+                    None
+                }
+            };
+            let ended = match serve(driver, &open, socket, control, output, images) {
                 Ok(ended) => ended,
                 Err(text) => {
                     log.line(&format!("session of {}: {text}", open.peer));
@@ -156,6 +166,7 @@ fn serve(
     socket: OwnedFd,
     control: WorkerEnd,
     output: Output,
+    images: Option<ImageCache>,
 ) -> Result<End, String> {
     let refuse = |socket: &OwnedFd, control: &WorkerEnd, refusal: Refusal| {
         greet(socket, &refusal.to_bytes());
@@ -176,7 +187,7 @@ fn serve(
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1_000_u64) };
     let cores: Vec<CoreId> = cores.collect();
     let shares = shm::is_local(socket.as_fd());
-    let prepared = prepare(driver, open, plan, output, shares);
+    let prepared = prepare(driver, open, plan, output, shares, images);
     let (mut session, mut gpu, shared) = match prepared {
         Ok(prepared) => prepared,
         Err(refusal) => return Err(refuse(&socket, &control, refusal)),
@@ -206,6 +217,9 @@ fn serve(
     let mut shard = Shard::new(session, lane, area, gpu, messages, cores, started);
     let end = shard.run();
     let _ = report.send(&FromWorker::Ended { reason: end.to_string(), stats: shard.stats });
+    if end.is_ordinary() {
+        shard.gpu.keep_all_facts();
+    }
     // Nothing is taken apart: a stream may be busy for ever, and the end of the process frees it all.
     std::mem::forget(shard);
     Ok(end)
@@ -262,6 +276,7 @@ fn prepare(
     plan: Plan,
     output: Output,
     shares: bool,
+    images: Option<ImageCache>,
 ) -> Result<(ServerSession, Gpu, Option<Shared>), Refusal> {
     let failed = |what: &str, status| unavailable(format!("{what}: {}", driver.describe(status)));
     let pinned = Pinned::new(plan).map_err(|error| unavailable(format!("no memory for staging: {error}")))?;
@@ -304,10 +319,34 @@ fn prepare(
         Some(Shared { pinned: None, .. }) => features::SHARED_MEMORY,
         Some(_) => features::SHARED_MEMORY | features::SHARED_PINNED,
     };
+    if images.is_some() {
+        config.features |= features::IMAGES;
+    }
     let session = ServerSession::open(0, &open.hello, config, &snapshot.encode())?;
     let lanes = Lanes::new(session.welcome().bulk_lanes, Arc::clone(&pinned), open.peer.clone())
         .map_err(|error| unavailable(error.to_string()))?;
-    Ok((session, Gpu::new(driver, output, pinned, lanes, memory), shared))
+    let mut gpu = Gpu::new(driver, output, pinned, lanes, memory);
+    gpu.blobs.cache = images;
+    Ok((session, gpu, shared))
+}
+
+/// The cache of the session's tenant. An error: it cannot be had, and the session does without.
+fn images(
+    driver: &Driver,
+    open: &Open,
+    options: Option<&ImageCacheOptions>,
+) -> Result<Option<ImageCache>, String> {
+    let Some(ImageCacheOptions { folder, bytes }) = options else { return Ok(None) };
+    // What cannot describe its devices fails for that soon after.
+    let Ok(snapshot) = snapshot::take(driver) else { return Ok(None) };
+    let kinds = snapshot.devices.iter();
+    let kinds = kinds.map(|device| device_kind(snapshot.driver_version, &device.info.name)).collect();
+    ImageCache::open(folder, *bytes, open.tenant, kinds).map(Some).map_err(|error| {
+        format!(
+            "images are not kept: {} cannot be used ({error}); name another folder with --image-cache",
+            folder.display()
+        )
+    })
 }
 
 /// Listens to the daemon on a thread of its own, which wakes the shard. Gives the end to report on, too.

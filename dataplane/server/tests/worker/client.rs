@@ -139,6 +139,7 @@ impl Client {
             staging: setup.staging,
             peer: "a test".into(),
             cores: Vec::new(),
+            tenant: [7; 32],
         };
         worker.daemon.send(&ToWorker::Open { open, socket: theirs }).unwrap();
         let (sender, landed) = channel();

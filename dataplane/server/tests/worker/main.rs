@@ -16,6 +16,7 @@ mod backlog;
 mod bad_input;
 mod blocking;
 mod client;
+mod images;
 mod measure;
 mod objects;
 mod thin;
@@ -24,7 +25,7 @@ mod trouble;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use fusewire_server::control::WorkerOptions;
+use fusewire_server::control::{ImageCacheOptions, WorkerOptions};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// A test, by name.
@@ -41,12 +42,15 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
     if args.get(1).is_some_and(|arg| arg == "worker") {
         let driver = args.get(2).map(PathBuf::from);
-        return fusewire_server::worker::main(&WorkerOptions { control_fd: 3, driver });
+        let image_cache = std::env::var_os("FUSEWIRE_TEST_IMAGES")
+            .map(|folder| ImageCacheOptions { folder: folder.into(), bytes: 1 << 30 });
+        return fusewire_server::worker::main(&WorkerOptions { control_fd: 3, driver, image_cache });
     }
     let tests = [
         thin::TESTS,
         objects::TESTS,
         backlog::TESTS,
+        images::TESTS,
         bad_input::TESTS,
         trouble::TESTS,
         measure::MEASUREMENTS,

@@ -674,10 +674,10 @@ fn pitched_copies_and_memsets() {
     assert_eq!(client.failed.iter().map(|failed| failed.1).collect::<Vec<_>>(), [1; 6]);
 }
 
-fn library(client: &mut Client, image: &[u8]) -> u64 {
+fn library(client: &mut Client, context: u64, image: &[u8]) -> u64 {
     let (library, blob) = (client.handle(), client.handle());
     client.push(&BlobPart { blob, total: image.len() as u64 }, image);
-    client.ask(LibraryLoad { library, blob, options: 0, library_options: 0 }).unwrap();
+    client.ask(LibraryLoad { library, context, blob, options: 0, library_options: 0 }).unwrap();
     library
 }
 
@@ -686,7 +686,7 @@ fn libraries_and_their_kernels() {
     let context = client.context();
     let stream = client.stream(context);
     let block = client.block(context, 4096);
-    let library = library(&mut client, ADD.as_bytes());
+    let library = library(&mut client, context, ADD.as_bytes());
     let function = client.handle();
     let (info, tail) = client.ask_with(LibraryGetKernel { library, function, context }, b"add").unwrap();
     assert_eq!((info.parameters, info.parameter_bytes), (2, 16));

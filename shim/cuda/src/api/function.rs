@@ -4,12 +4,14 @@ use std::ffi::{CStr, c_char};
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use fusewire_wire::ops::table::{FuncGetAttribute, FuncSetAttribute, FuncSetCacheConfig, FunctionInfo};
+use fusewire_wire::ops::known::Known;
+use fusewire_wire::ops::table::{
+    FuncGetAttribute, FuncSetAttribute, FuncSetCacheConfig, FunctionBind, FunctionInfo, ParameterInfo,
+};
 
 use crate::abi::result::{CUDA_ERROR_INVALID_HANDLE, CUDA_ERROR_INVALID_VALUE, CUDA_SUCCESS};
 use crate::abi::types::{CUdevice, CUfunction, CUkernel, CUlibrary, CUmodule, CUresult};
 use crate::runtime::handles::{self, Object};
-use crate::runtime::images;
 use crate::runtime::objects::{Context, Function, Owner};
 use crate::runtime::stats::counter;
 use crate::runtime::{self, Runtime, current};
@@ -27,7 +29,14 @@ const DEVICE_SHARED_OPTIN: i32 = 97;
 
 /// Makes the function behind a handle from what the server said of it. `device` is the ordinal that the
 /// attributes of a library's kernel were asked for, -1 for a module's function.
-pub(crate) fn enter(handle: u64, name: &CStr, owner: Owner, info: &FunctionInfo, tail: &[u8], device: i32) {
+pub(crate) fn enter(
+    handle: u64,
+    name: &CStr,
+    owner: Owner,
+    info: &FunctionInfo,
+    parameters: Vec<ParameterInfo>,
+    device: i32,
+) {
     let values = [
         info.max_threads,
         info.shared_bytes,
@@ -51,7 +60,7 @@ pub(crate) fn enter(handle: u64, name: &CStr, owner: Owner, info: &FunctionInfo,
         handle,
         name: name.to_owned(),
         owner,
-        parameters: images::parameters(info.parameters, tail),
+        parameters,
         parameter_bytes: info.parameter_bytes as usize,
         attributes: RwLock::new(attributes),
         max_threads: u32::try_from(info.max_threads).unwrap_or(0),
@@ -60,6 +69,28 @@ pub(crate) fn enter(handle: u64, name: &CStr, owner: Owner, info: &FunctionInfo,
         occupancy: Mutex::default(),
     };
     handles::fill(handle, Object::Function(Arc::new(function)));
+}
+
+/// Makes the function that the server described when its image was loaded, under a new handle. Nobody waits:
+/// that the driver cannot load it comes back as any later error does.
+pub(crate) fn bind(
+    runtime: &Runtime,
+    known: &Known,
+    name: &CStr,
+    owner: Owner,
+    context: &Context,
+    device: i32,
+) -> Result<u64, CUresult> {
+    let (module, library) = match &owner {
+        Owner::Module(module) => (module.handle, 0),
+        Owner::Library(library) => (0, library.handle),
+    };
+    let (handle, _) = handles::minted(|function| {
+        let record = FunctionBind { function, module, library, context: context.handle };
+        runtime.session.post(&record, &[name.to_bytes()])
+    })?;
+    enter(handle, name, owner, &known.info, known.parameters.clone(), device);
+    Ok(handle)
 }
 
 /// The key of a function's attributes: library kernels have them for each device.

@@ -13,7 +13,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::abi::result::{CUDA_ERROR_CONTEXT_IS_DESTROYED, CUDA_ERROR_NOT_SUPPORTED, CUDA_ERROR_UNKNOWN};
 use crate::abi::types::{CUdeviceptr, CUkernel, CUlibrary, CUmodule, CUresult};
 use crate::runtime::handles::{self, Object};
-use crate::runtime::images::{self, Options};
+use crate::runtime::images::{self, KnownKernels, Options};
 use crate::runtime::memory::Place;
 use crate::runtime::objects::{Context, Library, Module, Owner};
 use crate::runtime::session::lock;
@@ -43,15 +43,13 @@ pub(crate) fn somewhere(runtime: &Runtime) -> Result<Arc<Context>, CUresult> {
 fn load(runtime: &Runtime, library: *mut CUlibrary, image: &[u8], options: &Options) -> Result<(), CUresult> {
     let context = somewhere(runtime)?;
     let count = options.count();
-    let handle = images::load(runtime, image, options, context.device, |library, blob| LibraryLoad {
-        library,
-        blob,
-        options: count,
-        library_options: 0,
+    let (handle, known) = images::load(runtime, image, options, context.device, |library, blob| {
+        LibraryLoad { library, context: context.handle, blob, options: count, library_options: 0 }
     })?;
     let made = Library {
         handle,
         kernels: Mutex::default(),
+        known,
         names: OnceLock::new(),
         modules: Mutex::new(HashMap::new()),
         globals: Mutex::new(HashMap::new()),
@@ -132,14 +130,20 @@ pub(crate) fn find(runtime: &Runtime, library: &Arc<Library>, wanted: &CStr) -> 
         return Ok(handles::pointer(*known));
     }
     let context = somewhere(runtime)?;
-    let (handle, (info, tail)) = handles::minted(|function| {
-        let record = LibraryGetKernel { library: library.handle, function, context: context.handle };
-        runtime.session.call(&record, &[wanted.to_bytes()])
-    })?;
-    // Both replies have one layout: what is known of a function.
-    let info = FunctionInfo::read_from_bytes(info.as_bytes()).map_err(|_| CUDA_ERROR_UNKNOWN)?;
-    let device = i32::try_from(context.device).unwrap_or(0);
-    function::enter(handle, wanted, Owner::Library(library.clone()), &info, &tail, device);
+    let owner = Owner::Library(library.clone());
+    let handle = if let Some(known) = library.known.get(wanted.to_bytes()) {
+        function::bind(runtime, known, wanted, owner, &context, library.known.device)?
+    } else {
+        let (handle, (info, tail)) = handles::minted(|function| {
+            let record = LibraryGetKernel { library: library.handle, function, context: context.handle };
+            runtime.session.call(&record, &[wanted.to_bytes()])
+        })?;
+        // Both replies have one layout: what is known of a function.
+        let info = FunctionInfo::read_from_bytes(info.as_bytes()).map_err(|_| CUDA_ERROR_UNKNOWN)?;
+        let parameters = images::parameters(info.parameters, &tail);
+        function::enter(handle, wanted, owner, &info, parameters, i32::try_from(context.device).unwrap_or(0));
+        handle
+    };
     lock(&library.kernels).insert(wanted.to_bytes().to_vec(), handle);
     Ok(handles::pointer(handle))
 }
@@ -220,6 +224,7 @@ pub unsafe extern "C" fn cuLibraryGetModule(module: *mut CUmodule, library: CUli
                     context: context.clone(),
                     functions: Mutex::default(),
                     globals: Mutex::default(),
+                    known: KnownKernels::default(),
                     library: Some(library.handle),
                 };
                 handles::fill(handle, Object::Module(Arc::new(made)));

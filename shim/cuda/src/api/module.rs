@@ -25,15 +25,21 @@ pub(crate) fn load(runtime: &Runtime, image: &[u8], options: &Options) -> Result
     let context = current::sound_context()?;
     runtime.captures.unsafe_call()?;
     let count = options.count();
-    let handle = images::load(runtime, image, options, context.device, |module, blob| ModuleLoad {
+    let (handle, known) = images::load(runtime, image, options, context.device, |module, blob| ModuleLoad {
         module,
         context: context.handle,
         blob,
         options: count,
         reserved: 0,
     })?;
-    let module =
-        Module { handle, context, functions: Mutex::default(), globals: Mutex::default(), library: None };
+    let module = Module {
+        handle,
+        context,
+        functions: Mutex::default(),
+        globals: Mutex::default(),
+        known,
+        library: None,
+    };
     handles::fill(handle, Object::Module(Arc::new(module)));
     Ok(handles::pointer(handle))
 }
@@ -131,10 +137,18 @@ pub(crate) fn find(
     if let Some(known) = lock(&module.functions).get(wanted.to_bytes()) {
         return Ok(handles::pointer(*known));
     }
-    let (handle, (info, tail)) = handles::minted(|function| {
-        runtime.session.call(&ModuleGetFunction { module: module.handle, function }, &[wanted.to_bytes()])
-    })?;
-    function::enter(handle, wanted, Owner::Module(module.clone()), &info, &tail, -1);
+    let owner = Owner::Module(module.clone());
+    let handle = if let Some(known) = module.known.get(wanted.to_bytes()) {
+        function::bind(runtime, known, wanted, owner, &module.context, -1)?
+    } else {
+        let (handle, (info, tail)) = handles::minted(|function| {
+            let record = ModuleGetFunction { module: module.handle, function };
+            runtime.session.call(&record, &[wanted.to_bytes()])
+        })?;
+        let parameters = images::parameters(info.parameters, &tail);
+        function::enter(handle, wanted, owner, &info, parameters, -1);
+        handle
+    };
     lock(&module.functions).insert(wanted.to_bytes().to_vec(), handle);
     Ok(handles::pointer(handle))
 }

@@ -51,13 +51,15 @@ pub(crate) fn connect() -> Result<Runtime, CUresult> {
     let welcome = &opened.welcome;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let spin = spin_time(cores);
-    let session = Arc::new(Session::new(
+    let mut session = Session::new(
         welcome.slot_bytes.max(4096) as usize,
         u64::from(welcome.h2d_slots),
         opened.bulk.len(),
         spin,
         quiet,
-    ));
+    );
+    session.keeps_images = welcome.features & features::IMAGES != 0;
+    let session = Arc::new(session);
     let mut descriptors = vec![opened.command.as_fd().as_raw_fd()];
     descriptors.extend(opened.bulk.iter().map(|stream| stream.as_fd().as_raw_fd()));
     let link = |error: LinkError| none(quiet, &error.to_string());

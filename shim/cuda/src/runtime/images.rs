@@ -1,10 +1,16 @@
 //! Images on their way to the server: how long one is, what of it the far GPU needs, and sending it.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_void};
 
+use fusewire_wire::digest::{Digest, SMALL_IMAGE_BYTES};
 use fusewire_wire::fatbin;
 use fusewire_wire::ops::SyncRecord;
-use fusewire_wire::ops::table::{BLOB_PART_BYTES, BlobPart, JitOption, ParameterInfo};
+use fusewire_wire::ops::known::Known;
+use fusewire_wire::ops::table::{
+    BLOB_PART_BYTES, BlobNamed, BlobPart, IMAGE_MISSING, JitOption, ParameterInfo,
+};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::abi::result::{CUDA_ERROR_FILE_NOT_FOUND, CUDA_ERROR_INVALID_IMAGE, CUDA_ERROR_INVALID_VALUE};
@@ -50,7 +56,7 @@ unsafe fn read_image<'a>(image: *const u8) -> Option<&'a [u8]> {
 }
 
 /// The image without what no GPU of this architecture can use; `None`: send it as it is.
-fn trim(image: &[u8], target: (u32, u32)) -> Option<std::borrow::Cow<'_, [u8]>> {
+fn trim(image: &[u8], target: (u32, u32)) -> Option<Cow<'_, [u8]>> {
     match fatbin::image_kind(image).ok()? {
         fatbin::ImageKind::Container => fatbin::trim(image, target).ok(),
         _ => None,
@@ -115,26 +121,23 @@ pub(crate) unsafe fn read_file(name: *const c_char) -> Result<Vec<u8>, CUresult>
     std::fs::read(path).map_err(|_| CUDA_ERROR_FILE_NOT_FOUND)
 }
 
-/// Sends an image; what other GPUs need of it stays here.
-///
-/// # Errors
-/// The session's.
-pub(crate) fn send(runtime: &Runtime, image: &[u8], device: usize) -> Result<u64, CUresult> {
+/// What of an image the device needs; what other GPUs need of it stays here.
+fn trimmed<'a>(runtime: &Runtime, image: &'a [u8], device: usize) -> Cow<'a, [u8]> {
     let target = runtime.devices.get(device).map(|device| {
         let attribute = |id| u32::try_from(device.snapshot.attribute(id).unwrap_or(0)).unwrap_or(0);
         (attribute(75), attribute(76))
     });
-    let trimmed = target.and_then(|target| trim(image, target));
-    let sent = trimmed.as_deref().unwrap_or(image);
+    let sent = target.and_then(|target| trim(image, target)).unwrap_or(Cow::Borrowed(image));
     if super::log::traces() {
         let kind = fatbin::image_kind(image);
-        eprintln!("fusewire: image of {} bytes ({kind:?}), {} of them sent", image.len(), sent.len());
+        eprintln!("fusewire: image of {} bytes ({kind:?}), {} of them needed", image.len(), sent.len());
     }
-    send_whole(runtime, sent)
+    sent
 }
 
-/// Sends an image and has it loaded, under a new handle, by the operation that `record` makes of the handle and
-/// the image's. The program's log buffers are filled.
+/// Has an image loaded, under a new handle, by the operation that `record` makes of the handle and the image's.
+/// It is sent unless the server has it. The program's log buffers are filled. Gives the kernels that the server
+/// told of, too.
 ///
 /// # Errors
 /// What the driver says of the image, or the session's.
@@ -143,17 +146,63 @@ pub(crate) fn load<R: SyncRecord>(
     image: &[u8],
     options: &Options,
     device: usize,
-    record: impl FnOnce(u64, u64) -> R,
-) -> Result<u64, CUresult> {
+    record: impl Fn(u64, u64) -> R,
+) -> Result<(u64, KnownKernels), CUresult> {
+    let image = trimmed(runtime, image, device);
     let (handle, tail) = handles::minted(|handle| {
-        let blob = send(runtime, image, device)?;
-        let answer = runtime.session.call(&record(handle, blob), &[options.send.as_bytes()]);
+        let (blob, answer) = handles::minted(|blob| {
+            let load = || runtime.session.call(&record(handle, blob), &[options.send.as_bytes()]);
+            if runtime.session.keeps_images && image.len() > SMALL_IMAGE_BYTES {
+                name(runtime, blob, &image)?;
+                let answer = load();
+                if !matches!(answer, Err(IMAGE_MISSING)) {
+                    return answer;
+                }
+            }
+            send_parts(runtime, blob, &image)?;
+            load()
+        })?;
         handles::end(blob);
-        answer.map(|(_, tail)| tail)
+        Ok(answer.1)
     })?;
     // SAFETY: the program described its log buffers in the options.
-    unsafe { give_logs(&options.logs, &tail) };
-    Ok(handle)
+    let rest = unsafe { give_logs(&options.logs, &tail) };
+    Ok((handle, KnownKernels::read(rest, device)))
+}
+
+/// Names an image by its hash, so that it need not be sent if the server has it.
+fn name(runtime: &Runtime, blob: u64, image: &[u8]) -> Result<(), CUresult> {
+    let [digest_0, digest_1, digest_2, digest_3] = Digest::of(image).words();
+    let record = BlobNamed { blob, bytes: image.len() as u64, digest_0, digest_1, digest_2, digest_3 };
+    runtime.session.post(&record, &[]).map(drop)
+}
+
+/// Kernels that the server described with a load, by name: no need to ask for them.
+#[derive(Default)]
+pub(crate) struct KnownKernels {
+    kernels: HashMap<Vec<u8>, Known>,
+    /// The ordinal of the device that the attributes are for.
+    pub(crate) device: i32,
+}
+
+impl KnownKernels {
+    /// From what follows the logs in a load's answer. What makes no sense there counts as nothing: the kernels
+    /// are asked for.
+    fn read(rest: &[u8], device: usize) -> Self {
+        let list = || {
+            let (bytes, rest) = u64::read_from_prefix(rest).ok()?;
+            Known::read_list(rest.get(..usize::try_from(bytes).ok()?)?)
+        };
+        let kernels = list().unwrap_or_default().into_iter();
+        Self {
+            kernels: kernels.map(|known| (known.name.clone(), known)).collect(),
+            device: i32::try_from(device).unwrap_or(0),
+        }
+    }
+
+    pub(crate) fn get(&self, name: &[u8]) -> Option<&Known> {
+        self.kernels.get(name)
+    }
 }
 
 /// Sends an image as it is.
@@ -162,10 +211,15 @@ pub(crate) fn load<R: SyncRecord>(
 /// The session's.
 pub(crate) fn send_whole(runtime: &Runtime, image: &[u8]) -> Result<u64, CUresult> {
     let blob = handles::mint()?;
+    send_parts(runtime, blob, image)?;
+    Ok(blob)
+}
+
+fn send_parts(runtime: &Runtime, blob: u64, image: &[u8]) -> Result<(), CUresult> {
     for part in image.chunks(BLOB_PART_BYTES) {
         runtime.session.post(&BlobPart { blob, total: image.len() as u64 }, &[part])?;
     }
-    Ok(blob)
+    Ok(())
 }
 
 /// `CUjit_option`s, sorted into what the server needs and the program's log buffers.

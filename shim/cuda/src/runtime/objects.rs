@@ -12,6 +12,8 @@ use fusewire_wire::ops::table::ParameterInfo;
 use crate::abi::result::CUDA_SUCCESS;
 use crate::abi::types::CUresult;
 
+use super::images::KnownKernels;
+
 /// A context: the primary one of a device, or one the program made.
 pub(crate) struct Context {
     pub(crate) handle: u64,
@@ -267,6 +269,8 @@ pub(crate) struct Module {
     pub(crate) context: Arc<Context>,
     pub(crate) functions: Mutex<HashMap<Vec<u8>, u64>>,
     pub(crate) globals: Mutex<HashMap<Vec<u8>, Span>>,
+    /// Functions that came with the load; `functions` has those that the program asked for.
+    pub(crate) known: KnownKernels,
     /// The library that the module is an instance of.
     pub(crate) library: Option<u64>,
 }
@@ -277,6 +281,8 @@ type Span = (u64, u64);
 pub(crate) struct Library {
     pub(crate) handle: u64,
     pub(crate) kernels: Mutex<HashMap<Vec<u8>, u64>>,
+    /// Kernels that came with the load; `kernels` has those that the program asked for.
+    pub(crate) known: KnownKernels,
     pub(crate) names: OnceLock<Vec<CString>>,
     pub(crate) modules: Mutex<HashMap<u64, u64>>,
     pub(crate) globals: Mutex<HashMap<(u64, Vec<u8>), Span>>,

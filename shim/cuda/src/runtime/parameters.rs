@@ -142,6 +142,7 @@ mod tests {
 
     fn function(layout: &[(u32, u32)], bytes: usize) -> Function {
         let library = Library {
+            known: Default::default(),
             handle: 0,
             kernels: Default::default(),
             names: Default::default(),

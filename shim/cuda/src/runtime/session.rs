@@ -221,6 +221,8 @@ pub(crate) struct Session {
     /// Not 0: the session is over, and this is what every call gives.
     lost: AtomicU32,
     pub(crate) quiet: bool,
+    /// The server keeps images, and may be asked for one by its hash.
+    pub(crate) keeps_images: bool,
     pub(crate) slot_bytes: usize,
     /// How long a caller spins for its answer before it sleeps.
     spin: Duration,
@@ -256,6 +258,7 @@ impl Session {
             last_quiet: AtomicU64::new(0),
             lost: AtomicU32::new(CUDA_SUCCESS),
             quiet,
+            keeps_images: false,
             slot_bytes,
             spin,
         }
