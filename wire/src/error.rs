@@ -168,6 +168,12 @@ pub enum ProtocolError {
         /// Its value.
         found: u64,
     },
+    /// A compressed payload that no encoder made.
+    #[error("bulk lane carried a chunk that cannot be decoded: {what}")]
+    BadPalette {
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// An opening message that makes no sense.
     #[error("the peer's opening message is malformed: {what}")]
     BadHello {

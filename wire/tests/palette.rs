@@ -1,0 +1,239 @@
+//! The word palette: what goes in comes out, what is forged is refused; and the seeds of its fuzz target.
+
+use fusewire_wire::palette::{LEAST_BYTES, decode, encode};
+use proptest::prelude::*;
+
+#[path = "../fuzz/checks/palette.rs"]
+mod checks;
+
+/// Small steady noise.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 33
+    }
+}
+
+/// Planes of 8-bit pixels, normalised as torchvision does it, as 32-bit floats.
+fn pixels(planes: usize, side: usize) -> Vec<u8> {
+    let mut noise = Noise(1);
+    let channels = [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)];
+    let mut bytes = Vec::new();
+    for plane in 0..planes {
+        let (mean, deviation) = channels[plane % 3];
+        for _ in 0..side * side {
+            let pixel = (noise.next() % 256) as f32 / 255.0;
+            bytes.extend_from_slice(&((pixel - mean) / deviation).to_le_bytes());
+        }
+    }
+    bytes
+}
+
+fn noise(bytes: usize) -> Vec<u8> {
+    let mut noise = Noise(2);
+    (0..bytes).map(|_| noise.next() as u8).collect()
+}
+
+/// The encoded form, which was seen to decode to the source.
+fn there_and_back(source: &[u8]) -> Option<Vec<u8>> {
+    let mut encoded = vec![0; source.len()];
+    let bytes = encode(source, &mut encoded)?;
+    encoded.truncate(bytes);
+    let mut out = vec![0xa5; source.len()];
+    decode(&encoded, &mut out).unwrap();
+    assert!(out == source);
+    Some(encoded)
+}
+
+#[test]
+fn pixels_as_floats_become_a_quarter() {
+    let source = pixels(6, 224);
+    let encoded = there_and_back(&source).unwrap();
+    assert!(encoded.len() * 38 < source.len() * 10, "{} of {} bytes", encoded.len(), source.len());
+    // A piece of it, which begins and ends within a plane and a word.
+    let piece = &source[100_001..800_004];
+    assert!(there_and_back(&piece[3..]).is_some());
+}
+
+#[test]
+fn pixels_as_halves_become_half() {
+    let floats = pixels(3, 224);
+    // The upper halves: bfloat16.
+    let source: Vec<u8> = floats.chunks_exact(4).flat_map(|word| [word[2], word[3]]).collect();
+    let encoded = there_and_back(&source).unwrap();
+    assert!(encoded.len() * 19 < source.len() * 10, "{} of {} bytes", encoded.len(), source.len());
+}
+
+#[test]
+fn nothing_at_all_takes_next_to_nothing() {
+    assert!(there_and_back(&vec![0; 1 << 20]).unwrap().len() < 64);
+}
+
+#[test]
+fn what_has_no_palette_is_left_alone() {
+    let mut out = vec![0; 1 << 20];
+    assert_eq!(encode(&noise(1 << 20), &mut out), None);
+    // Too short, and too little room.
+    assert_eq!(encode(&vec![0; LEAST_BYTES - 1], &mut out), None);
+    assert_eq!(encode(&vec![0; LEAST_BYTES], &mut out[..LEAST_BYTES - 1]), None);
+}
+
+#[test]
+fn pixels_between_noise_are_found() {
+    let mut source = pixels(2, 224);
+    source.extend(noise(60_000));
+    source.extend(pixels(2, 224));
+    let encoded = there_and_back(&source).unwrap();
+    assert!(encoded.len() < source.len() / 2, "{} of {} bytes", encoded.len(), source.len());
+}
+
+#[test]
+fn a_forged_payload_is_refused() {
+    let source = pixels(1, 64);
+    let encoded = there_and_back(&source).unwrap();
+    let mut out = vec![0; source.len()];
+    for cut in 0..encoded.len() {
+        assert!(decode(&encoded[..cut], &mut out).is_err(), "cut to {cut} bytes");
+    }
+    for length in [0, source.len() - 1, source.len() - 4] {
+        assert!(decode(&encoded, &mut out[..length]).is_err(), "into {length} bytes");
+    }
+    out.push(0);
+    assert!(decode(&encoded, &mut out).is_err(), "into one byte more");
+    let block = |width: u8, last: u8, count: u32, rest: &[u8]| {
+        let mut block = vec![width, last, 0, 0];
+        block.extend_from_slice(&count.to_le_bytes());
+        block.extend_from_slice(rest);
+        block
+    };
+    let mut four = [0; 4];
+    assert!(decode(&block(4, 0, 1, &[1, 2, 3, 4]), &mut four).is_ok());
+    assert_eq!(four, [1, 2, 3, 4]);
+    assert!(decode(&block(2, 1, 2, &[0, 1, 5, 6, 7, 8]), &mut four).is_ok());
+    assert_eq!(four, [5, 6, 7, 8]);
+    for forged in [
+        block(2, 1, 2, &[0, 2, 5, 6, 7, 8]),
+        block(4, 0, 0, &[1, 2, 3, 4]),
+        block(3, 0, 1, &[1, 2, 3, 4]),
+        block(1, 0, 4, &[1, 2, 3, 4]),
+        block(0, 1, 4, &[1, 2, 3, 4]),
+        block(4, 0, u32::MAX, &[1, 2, 3, 4]),
+        block(0, 0, u32::MAX, &[1, 2, 3, 4]),
+        block(4, 255, 1, &[0; 1000]),
+        block(4, 0, 1, &[1, 2, 3]),
+        [4, 0, 1, 0, 1, 0, 0, 0, 1, 2, 3, 4].to_vec(),
+    ] {
+        assert!(decode(&forged, &mut four).is_err(), "{forged:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    /// Runs of few and of many distinct words, of any length and alignment.
+    #[test]
+    fn whatever_goes_in_comes_out(
+        runs in prop::collection::vec((1..2000_u64, 1..9000_usize), 1..12),
+        cut in 0..4_usize,
+        wide in any::<bool>(),
+    ) {
+        let mut noise = Noise(runs.len() as u64);
+        let mut source = Vec::new();
+        for (colours, words) in runs {
+            for _ in 0..words {
+                let word = (noise.next() % colours).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
+                source.extend_from_slice(&word.to_le_bytes()[..if wide { 4 } else { 2 }]);
+            }
+        }
+        let source = &source[cut.min(source.len())..];
+        there_and_back(source);
+    }
+
+    #[test]
+    fn any_bytes_can_be_decoded(data in prop::collection::vec(any::<u8>(), 0..4000)) {
+        checks::check(&data);
+    }
+}
+
+fn seeds() -> Vec<(&'static str, Vec<u8>)> {
+    let source = pixels(1, 64);
+    let mut sound = (source.len() as u16).to_le_bytes().to_vec();
+    sound.extend(there_and_back(&source).unwrap());
+    let mut mixed = noise(2000);
+    mixed.extend(&source);
+    let mut forged = sound.clone();
+    forged[3] = 7;
+    vec![("pixels", sound), ("mixed", mixed), ("bad-table", forged)]
+}
+
+fn folder() -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/palette")
+}
+
+/// `cargo test -p fusewire-wire --test palette -- --ignored write_the_seeds` after the format changes.
+#[test]
+#[ignore = "writes into the source tree"]
+fn write_the_seeds() {
+    std::fs::create_dir_all(folder()).unwrap();
+    for (name, seed) in seeds() {
+        std::fs::write(folder().join(name), seed).unwrap();
+    }
+}
+
+#[test]
+fn the_seeds() {
+    for (name, seed) in seeds() {
+        assert_eq!(std::fs::read(folder().join(name)).ok().as_ref(), Some(&seed), "{name} is out of date");
+    }
+    for entry in std::fs::read_dir(folder()).unwrap() {
+        let mut data = std::fs::read(entry.unwrap().path()).unwrap();
+        checks::check(&data);
+        for at in 0..data.len().min(300) {
+            data[at] ^= 0x81;
+            checks::check(&data);
+            data[at] ^= 0x81;
+        }
+    }
+}
+
+/// `cargo test --release -p fusewire-wire --test palette -- --ignored --nocapture how_fast`.
+#[test]
+#[ignore = "a measurement"]
+fn how_fast() {
+    let per_second = |bytes: usize, what: &mut dyn FnMut()| {
+        let times = (0..20).map(|_| {
+            let since = std::time::Instant::now();
+            what();
+            since.elapsed()
+        });
+        bytes as f64 / times.min().unwrap().as_secs_f64() / 1e9
+    };
+    let halves: Vec<u8> = pixels(12, 224).chunks_exact(4).flat_map(|word| [word[2], word[3]]).collect();
+    for (name, source) in
+        [("32-bit pixels", pixels(6, 224)), ("16-bit pixels", halves), ("noise", noise(1 << 20))]
+    {
+        // In chunks, as lanes send them.
+        let mut out = vec![0; 1 << 20];
+        let mut encoded = Vec::new();
+        let mut bytes = 0;
+        let chunks = source.chunks(1 << 20);
+        let rate = per_second(source.len(), &mut || {
+            bytes = 0;
+            for chunk in chunks.clone() {
+                bytes += encode(chunk, &mut out).unwrap_or(chunk.len());
+            }
+        });
+        for chunk in chunks {
+            encoded.push(encode(chunk, &mut out).map(|used| (out[..used].to_vec(), chunk.len())));
+        }
+        println!("{name}: encode {rate:.2} GB/s, {bytes} of {} bytes", source.len());
+        let rate = per_second(source.len(), &mut || {
+            for (encoded, bytes) in encoded.iter().flatten() {
+                decode(encoded, &mut out[..*bytes]).unwrap();
+            }
+        });
+        println!("{name}: decode {rate:.2} GB/s");
+    }
+}
