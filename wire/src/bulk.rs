@@ -27,8 +27,8 @@ pub struct ChunkHeader {
     pub bytes: u32,
     /// A [`ChunkKind`].
     pub kind: u32,
-    /// 0.
-    pub reserved: u32,
+    /// 0, or the payload is compressed (`palette`) and comes to this many bytes.
+    pub decoded: u32,
     /// Host-to-device: the chunk's number in the session. Device-to-host: the copy's op number.
     pub id: u64,
     /// Device-to-host: where in the copy's destination the payload belongs. Host-to-device: 0.
@@ -48,13 +48,18 @@ pub enum ChunkKind {
 impl ChunkHeader {
     /// The header of host-to-device chunk `id`.
     pub fn host_to_device(id: u64, bytes: u32) -> Self {
-        Self { magic: CHUNK_MAGIC, bytes, kind: ChunkKind::HostToDevice as u32, reserved: 0, id, offset: 0 }
+        Self { magic: CHUNK_MAGIC, bytes, kind: ChunkKind::HostToDevice as u32, decoded: 0, id, offset: 0 }
     }
 
     /// The header of a piece of device-to-host copy `op_number`.
     pub fn device_to_host(op_number: u64, offset: u64, bytes: u32) -> Self {
         let kind = ChunkKind::DeviceToHost as u32;
-        Self { magic: CHUNK_MAGIC, bytes, kind, reserved: 0, id: op_number, offset }
+        Self { magic: CHUNK_MAGIC, bytes, kind, decoded: 0, id: op_number, offset }
+    }
+
+    /// Bytes of memory that the payload holds.
+    pub fn contents(&self) -> u32 {
+        if self.decoded == 0 { self.bytes } else { self.decoded }
     }
 
     /// Reads and judges the header at the start of `bytes`; `None` while fewer than 32 bytes are there.
@@ -74,9 +79,6 @@ impl ChunkHeader {
         if header.kind != expected as u32 {
             return Err(ProtocolError::BadChunk { what: "kind", found: header.kind.into() });
         }
-        if header.reserved != 0 {
-            return Err(ProtocolError::BadChunk { what: "reserved field", found: header.reserved.into() });
-        }
         if header.bytes == 0 {
             return Err(ProtocolError::TooShort { what: "a chunk", bytes: 0, least: 1 });
         }
@@ -84,7 +86,10 @@ impl ChunkHeader {
             let limit = slot_bytes.into();
             return Err(ProtocolError::TooLong { what: "a chunk", bytes: header.bytes.into(), limit });
         }
-        let past_the_end = header.offset.checked_add(header.bytes.into()).is_none();
+        if header.decoded != 0 && (header.decoded <= header.bytes || header.decoded > slot_bytes) {
+            return Err(ProtocolError::BadChunk { what: "decoded length", found: header.decoded.into() });
+        }
+        let past_the_end = header.offset.checked_add(header.contents().into()).is_none();
         if past_the_end || (expected == ChunkKind::HostToDevice && header.offset != 0) {
             return Err(ProtocolError::BadChunk { what: "offset", found: header.offset });
         }

@@ -1,5 +1,7 @@
 //! The word palette: what goes in comes out, what is forged is refused; and the seeds of its fuzz target.
 
+#![allow(clippy::unwrap_used)]
+
 use fusewire_wire::palette::{LEAST_BYTES, decode, encode};
 use proptest::prelude::*;
 

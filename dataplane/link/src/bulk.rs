@@ -91,6 +91,15 @@ pub struct OutChunk {
     pub done: u64,
 }
 
+/// How fast a connection has been seen to be.
+#[derive(Debug, Clone, Copy)]
+pub struct Delivery {
+    /// Bytes per second.
+    pub rate: f64,
+    /// There was always something to send: faster the connection is not. Else it may be.
+    pub is_limit: bool,
+}
+
 /// The lane's user, called on the lane's thread. Must not block.
 pub trait BulkSink: Send {
     /// Says where the payload of an arriving chunk has to land: exactly `header.bytes` long. Of the header
@@ -102,6 +111,12 @@ pub trait BulkSink: Send {
 
     /// The payload is there, completely.
     fn landed(&mut self, header: &ChunkHeader);
+
+    /// A chunk is about to be sent, and may be replaced by one that says the same in fewer bytes; `done` stays.
+    /// `delivery`: how fast the connection has been seen to be. Links on which fewer bytes are no gain do not ask.
+    fn prepare(&mut self, chunk: OutChunk, _delivery: &dyn Fn() -> Option<Delivery>) -> OutChunk {
+        chunk
+    }
 
     /// The lane has no more use for the memory of the chunk sent with `token`. In the order of sending,
     /// and without saying that the peer has it.

@@ -13,9 +13,12 @@
 //! in a forked child (use the `leak` methods there), never take a signal meant for the program, and never
 //! print unless asked to.
 //!
+//! [`compress`] is for those who use bulk lanes over slow networks.
+//!
 //! Start with [`lane`] for the promises, then [`tcp`].
 
 pub mod bulk;
+pub mod compress;
 pub mod error;
 pub mod lane;
 pub mod memory;
@@ -26,7 +29,7 @@ pub mod waker;
 
 mod ring;
 
-pub use bulk::{BulkHandle, BulkMover, BulkSink, OutChunk, RawSlice, RawSliceMut, without_signals};
+pub use bulk::{BulkHandle, BulkMover, BulkSink, Delivery, OutChunk, RawSlice, RawSliceMut, without_signals};
 pub use core_affinity::CoreId;
 pub use error::{Closing, LinkError};
 pub use fusewire_wire::bulk::ChunkHeader;

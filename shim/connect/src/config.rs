@@ -5,6 +5,7 @@
 //! | `FUSEWIRE_SERVER` | `HOST:PORT`; `:PORT` may be left out. Or `unix:/PATH`, on the GPU host | required |
 //! | `FUSEWIRE_TOKEN`, `FUSEWIRE_TOKEN_FILE` | what the server wants to see | none |
 //! | `FUSEWIRE_LANES` | bulk connections, 1 to 8 | 4 |
+//! | `FUSEWIRE_COMPRESS` | bulk data: auto (where that is faster), off, always | auto |
 //! | `FUSEWIRE_CONNECT_TIMEOUT` | seconds to wait for the server | 5 |
 //! | `FUSEWIRE_LOG` | what to report on stderr | none |
 //! | `FUSEWIRE_QUIET` | 1: nothing on stderr | 0 |
@@ -26,6 +27,8 @@ use crate::ConnectError;
 pub const DEFAULT_PORT: u16 = 7543;
 /// Bulk connections when nothing else is said.
 pub const DEFAULT_LANES: u32 = 4;
+/// When bulk data may be compressed; the first is the default.
+const COMPRESS: [&str; 3] = ["auto", "off", "always"];
 /// How long to wait for a server when nothing else is said.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -44,6 +47,8 @@ pub struct Config {
     pub token: Option<Token>,
     /// Bulk connections to open, 1 to 8; the server may agree to fewer.
     pub lanes: u32,
+    /// When bulk data is compressed: auto, off or always.
+    pub compress: &'static str,
     /// How long the server may take to answer.
     pub timeout: Duration,
     /// `FUSEWIRE_LOG`, as it is.
@@ -92,6 +97,12 @@ impl Config {
                 .filter(|count| (1..=MAX_LANES as u32).contains(count))
                 .ok_or_else(|| setting("FUSEWIRE_LANES", &lanes, "is not a number from 1 to 8"))?;
         }
+        if let Some(when) = text("FUSEWIRE_COMPRESS")? {
+            config.compress = COMPRESS
+                .into_iter()
+                .find(|known| *known == when)
+                .ok_or_else(|| setting("FUSEWIRE_COMPRESS", &when, "is not auto, off or always"))?;
+        }
         if let Some(seconds) = text("FUSEWIRE_CONNECT_TIMEOUT")? {
             config.timeout = seconds
                 .parse::<f64>()
@@ -124,6 +135,7 @@ impl Config {
             server: with_port(server)?,
             token: None,
             lanes: DEFAULT_LANES,
+            compress: COMPRESS[0],
             timeout: DEFAULT_TIMEOUT,
             log: None,
             quiet: false,
@@ -257,6 +269,7 @@ mod tests {
         let config = of(&[
             server,
             ("FUSEWIRE_LANES", "8"),
+            ("FUSEWIRE_COMPRESS", "off"),
             ("FUSEWIRE_CONNECT_TIMEOUT", "0.5"),
             ("FUSEWIRE_STATS", "1"),
             ("FUSEWIRE_QUIET", "0"),
@@ -264,13 +277,14 @@ mod tests {
         ])
         .unwrap();
         assert_eq!((config.lanes, config.stats, config.quiet), (8, true, false));
-        assert_eq!(config.timeout, Duration::from_millis(500));
+        assert_eq!((config.timeout, config.compress), (Duration::from_millis(500), "off"));
         assert_eq!(config.token.as_ref().unwrap().reveal(), "s3cret");
         assert!(!format!("{config:?}").contains("s3cret"));
         for bad in [
             ("FUSEWIRE_LANES", "0"),
             ("FUSEWIRE_LANES", "9"),
             ("FUSEWIRE_LANES", "many"),
+            ("FUSEWIRE_COMPRESS", "sometimes"),
             ("FUSEWIRE_CONNECT_TIMEOUT", "-1"),
             ("FUSEWIRE_CONNECT_TIMEOUT", "nan"),
             ("FUSEWIRE_CONNECT_TIMEOUT", "1e300"),

@@ -96,6 +96,7 @@ fn lines(config: &Config) -> Lines {
     lines
         .with("program", &program())
         .with("pid", &std::process::id().to_string())
+        .with("compress", config.compress)
         .with("host", clip(host.trim(), 128))
         // How long the client will wait, so that the server refuses with a reason before it gives up.
         .with("patience", &config.timeout.as_millis().to_string())

@@ -152,7 +152,7 @@ fn chunk_headers() {
     let bad = [
         ("magic", ChunkHeader { magic: 1, ..sound }),
         ("kind", back),
-        ("reserved", ChunkHeader { reserved: 1, ..sound }),
+        ("decoded", ChunkHeader { decoded: 1, ..sound }),
         ("at least 1", ChunkHeader { bytes: 0, ..sound }),
         ("limit is 64", ChunkHeader { bytes: 65, ..sound }),
         ("limit is 64", ChunkHeader { bytes: u32::MAX, ..sound }),

@@ -114,7 +114,7 @@ impl ShmBulk {
     fn send(&mut self, sink: &mut dyn BulkSink) -> Result<bool, LinkError> {
         let mut written = 0;
         while written < STREAK {
-            let Some(group) = self.sender.current(usize::MAX) else { break };
+            let Some(group) = self.sender.current(usize::MAX, sink, &|| None) else { break };
             let Some((piece, _)) = group.piece() else { break };
             // SAFETY: the group is live, and the payload's memory was promised to be until `sent`.
             let put = unsafe { self.ends.out.write(piece.iov_base.cast(), piece.iov_len.min(STREAK)) };

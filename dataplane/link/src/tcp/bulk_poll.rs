@@ -74,7 +74,9 @@ impl PollBulk {
             if self.send_failed.is_some() {
                 break;
             }
-            let Some(group) = self.sender.current(usize::MAX) else { break };
+            let Some(group) = self.sender.current(usize::MAX, sink, &|| self.socket.delivery()) else {
+                break;
+            };
             // SAFETY: the group is live, and the payloads' memory was promised to be until `sent`.
             match unsafe { send_message_now(&self.socket, group.message()) } {
                 Ok(0) => break,

@@ -162,7 +162,7 @@ impl RingBulk {
                 }
             }
             self.arm_receive()?;
-            self.arm_send()?;
+            self.arm_send(sink)?;
             if self.ring.has_completions() {
                 self.ring.poke()?;
             } else {
@@ -192,12 +192,13 @@ impl RingBulk {
         Ok(())
     }
 
-    fn arm_send(&mut self) -> Result<(), LinkError> {
+    fn arm_send(&mut self, sink: &mut dyn BulkSink) -> Result<(), LinkError> {
         if self.sending || self.send_failed.is_some() {
             return Ok(());
         }
         let alone = if self.zero_copy { ZERO_COPY_LEAST } else { usize::MAX };
-        let Some(group) = self.touched.sender.current(alone) else { return Ok(()) };
+        let delivery = || self.socket.delivery();
+        let Some(group) = self.touched.sender.current(alone, sink, &delivery) else { return Ok(()) };
         let socket = types::Fd(self.socket.raw());
         let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
         let tag = TAG_SEND | group.number << TAG_BITS;

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use fusewire_wire::bulk::{CHUNK_HEADER_BYTES, CHUNK_MAGIC, ChunkHeader};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-use crate::bulk::{BulkSink, OutChunk, RawSliceMut};
+use crate::bulk::{BulkSink, Delivery, OutChunk, RawSliceMut};
 use crate::error::{Closing, LinkError};
 use crate::lane::EMPTY_IOVEC;
 
@@ -201,14 +201,24 @@ impl Sender {
 
     /// The group to send from now: the one that is half sent, or a new one. A chunk of at least `alone`
     /// bytes gets a group of its own.
-    pub(crate) fn current(&mut self, alone: usize) -> Option<&mut Group> {
+    pub(crate) fn current(
+        &mut self,
+        alone: usize,
+        sink: &mut dyn BulkSink,
+        delivery: &dyn Fn() -> Option<Delivery>,
+    ) -> Option<&mut Group> {
         if self.groups.back().is_none_or(|group| group.is_sent()) {
-            self.form(alone)?;
+            self.form(alone, sink, delivery)?;
         }
         self.groups.back_mut().map(|group| &mut **group)
     }
 
-    fn form(&mut self, alone: usize) -> Option<()> {
+    fn form(
+        &mut self,
+        alone: usize,
+        sink: &mut dyn BulkSink,
+        delivery: &dyn Fn() -> Option<Delivery>,
+    ) -> Option<()> {
         let first = self.waiting.pop_front()?;
         let mut group = self.spare.pop().unwrap_or_else(Group::new);
         group.chunks = 0;
@@ -216,7 +226,7 @@ impl Sender {
         group.notifications = 0;
         self.formed += 1;
         group.number = self.formed;
-        group.add(&first);
+        group.add(&sink.prepare(first, delivery));
         let mut bytes = first.payload.len();
         while bytes < alone.min(GROUP_BYTES)
             && group.chunks < GROUP_CHUNKS
@@ -224,7 +234,7 @@ impl Sender {
             && next.payload.len() < alone
             && bytes + next.payload.len() <= GROUP_BYTES
         {
-            group.add(next);
+            group.add(&sink.prepare(*next, delivery));
             bytes += next.payload.len();
             self.waiting.pop_front();
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
+use crate::bulk::Delivery;
 use crate::error::LinkError;
 use crate::ring::Owner;
 
@@ -68,6 +69,28 @@ impl Socket {
 
     pub(super) fn raw(&self) -> RawFd {
         self.fd.as_raw_fd()
+    }
+
+    /// How fast the peer has been seen to take what was sent. `None` if that is not known, or of no interest
+    /// because the other end is on this host.
+    pub(super) fn delivery(&self) -> Option<Delivery> {
+        // `struct tcp_info` of linux/tcp.h (4.9) up to `tcpi_delivery_rate`, which libc does not declare.
+        const APP_LIMITED_AT: usize = 7;
+        const RATE_AT: usize = 160;
+        if self.same_host {
+            return None;
+        }
+        let mut info = [0_u8; RATE_AT + 8];
+        let mut length = info.len() as libc::socklen_t;
+        let level = libc::IPPROTO_TCP;
+        // SAFETY: as much room as is said, and a live length.
+        let status = unsafe {
+            libc::getsockopt(self.raw(), level, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut length)
+        };
+        let rate = u64::from_ne_bytes(*info.last_chunk()?);
+        let is_limit = info[APP_LIMITED_AT] & 1 == 0;
+        (status == 0 && length as usize == info.len() && rate != 0)
+            .then_some(Delivery { rate: rate as f64, is_limit })
     }
 
     pub(super) fn failed(&self, doing: &'static str, errno: i32) -> LinkError {

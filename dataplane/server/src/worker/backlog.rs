@@ -15,8 +15,8 @@ use std::ops::Range;
 use fusewire_wire::ops::table::{
     BlobNamed, BlobPart, BlockMap, BlockUnmap, CaptureBegin, CopyIn, CopyInInline, CopyOut, CopyRect,
     CopyWithin, CtxSynchronize, EventCreate, EventDestroy, EventElapsed, EventRecord, Fence,
-    FuncGetAttribute, GraphLaunch, HostFunc, HostFuncDone, HostUnshare, Launch, LaunchEx, MemInfo, Memset, Occupancy,
-    StreamCreate, StreamDefault, StreamDestroy, StreamQuery, StreamSynchronize, StreamWaitEvent,
+    FuncGetAttribute, GraphLaunch, HostFunc, HostFuncDone, HostUnshare, Launch, LaunchEx, MemInfo, Memset,
+    Occupancy, StreamCreate, StreamDefault, StreamDestroy, StreamQuery, StreamSynchronize, StreamWaitEvent,
     StreamWaitValue, StreamWriteValue,
 };
 use fusewire_wire::ops::{Call, Record, Replies, Status};

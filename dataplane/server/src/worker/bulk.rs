@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use fusewire_link::bulk::BulkEngine;
+use fusewire_link::compress::{Compress, Compressor, Expander};
 use fusewire_link::{
-    BulkHandle, BulkMover, BulkSink, ChunkHeader, CoreId, LinkError, OutChunk, RawSlice, RawSliceMut, Waker,
+    BulkHandle, BulkMover, BulkSink, ChunkHeader, CoreId, Delivery, LinkError, OutChunk, RawSlice,
+    RawSliceMut, Waker,
 };
 use fusewire_wire::bulk::{ChunkKind, MAX_LANES};
 use fusewire_wire::error::ProtocolError;
@@ -30,6 +32,14 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// A lane is over, or as good as.
+    fn end(&self, lane: usize, why: &LinkError) {
+        let _ = self.ended.set(format!("bulk lane {lane}: {why}"));
+        if let Some(waker) = self.waker.get() {
+            waker.wake();
+        }
+    }
+
     fn chunks(&self) -> MutexGuard<'_, ChunkReceiver> {
         // Nothing that holds the lock can leave it half done.
         self.chunks.lock().unwrap_or_else(PoisonError::into_inner)
@@ -43,6 +53,8 @@ pub(super) struct Lanes {
     /// Chunks for lanes that the client has not opened yet.
     early: [Vec<OutChunk>; MAX_LANES],
     count: usize,
+    /// Whether device-to-host chunks are compressed.
+    pub(super) compress: Compress,
     next: usize,
     /// Device-to-host chunks so far: chunk d uses slot d mod slots.
     d2h: u64,
@@ -78,6 +90,7 @@ impl Lanes {
             handles: Default::default(),
             early: Default::default(),
             count: plan.lanes(),
+            compress: Compress::Off,
             next: 0,
             d2h: 0,
             unhanded,
@@ -125,7 +138,12 @@ impl Lanes {
             let peer = self.shared.peer.clone();
             return Err(LinkError::PeerMisbehaved { peer, what: format!("a second bulk lane {lane}") });
         }
-        let sink = Sink { lane, shared: Arc::clone(&self.shared) };
+        let sink = Sink {
+            lane,
+            shared: Arc::clone(&self.shared),
+            compressor: Compressor::new(self.compress),
+            expander: Expander::default(),
+        };
         let handle = BulkMover::spawn_on(engine, core, sink)?;
         for chunk in self.early.get_mut(lane).map(std::mem::take).unwrap_or_default() {
             handle.send(chunk);
@@ -271,6 +289,8 @@ impl Lanes {
 struct Sink {
     lane: usize,
     shared: Arc<Shared>,
+    compressor: Compressor,
+    expander: Expander,
 }
 
 impl Sink {
@@ -282,22 +302,30 @@ impl Sink {
 impl BulkSink for Sink {
     fn place(&mut self, header: &ChunkHeader) -> Result<RawSliceMut, LinkError> {
         let pinned = &self.shared.pinned;
-        if header.kind != ChunkKind::HostToDevice as u32 || header.reserved != 0 || header.offset != 0 {
+        let decoded = header.decoded == 0 || header.decoded > header.bytes;
+        if header.kind != ChunkKind::HostToDevice as u32 || !decoded || header.offset != 0 {
             return Err(self.refuse(format!("a bulk chunk with a header that makes no sense: {header:?}")));
         }
-        if header.bytes == 0 || header.bytes > pinned.plan().slot_bytes {
+        let bytes = header.contents();
+        if header.bytes == 0 || bytes > pinned.plan().slot_bytes {
             let limit = pinned.plan().slot_bytes;
-            return Err(self.refuse(format!("a bulk chunk of {} bytes; the limit is {limit}", header.bytes)));
+            return Err(self.refuse(format!("a bulk chunk of {bytes} bytes; the limit is {limit}")));
         }
         let admitted = self.shared.chunks().admit(self.lane, header.id);
         let slot = admitted.map_err(|error| self.refuse(error.to_string()))?;
         let start = pinned.h2d_slot(slot as u32);
         // SAFETY: the slot belongs to this chunk from here until it is retired, and the mapping outlives the lanes.
-        Ok(unsafe { RawSliceMut::new(start, header.bytes as usize) })
+        let slot = unsafe { RawSliceMut::new(start, bytes as usize) };
+        Ok(self.expander.place(header, slot))
     }
 
     fn landed(&mut self, header: &ChunkHeader) {
         self.shared.bytes_in.fetch_add(u64::from(header.bytes), Ordering::Relaxed);
+        if let Err(error) = self.expander.landed(header) {
+            // The chunk never arrives, and the session ends.
+            self.shared.end(self.lane, &self.refuse(error.to_string()));
+            return;
+        }
         let arrived = self.shared.chunks().arrived(self.lane);
         if let Ok(chunk) = arrived {
             let slots = u64::from(self.shared.pinned.plan().h2d_slots).max(1);
@@ -307,14 +335,19 @@ impl BulkSink for Sink {
         }
     }
 
+    fn prepare(&mut self, chunk: OutChunk, delivery: &dyn Fn() -> Option<Delivery>) -> OutChunk {
+        let chunk = self.compressor.prepare(chunk, delivery);
+        let saved = chunk.header.contents() - chunk.header.bytes;
+        self.shared.bytes_out.fetch_sub(saved.into(), Ordering::Relaxed);
+        chunk
+    }
+
     fn sent(&mut self, token: u64) {
+        self.compressor.sent();
         self.shared.pinned.word(self.shared.pinned.freed(token as u32)).fetch_add(1, Ordering::Release);
     }
 
     fn closed(&mut self, why: LinkError) {
-        let _ = self.shared.ended.set(format!("bulk lane {}: {why}", self.lane));
-        if let Some(waker) = self.shared.waker.get() {
-            waker.wake();
-        }
+        self.shared.end(self.lane, &why);
     }
 }

@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, unbounded};
+use fusewire_link::compress::Compress;
 use fusewire_link::shm::{self, Area, Side, sealed_memory};
 use fusewire_link::{CommandLane, CoreId, LinkError, Waker, tcp};
 use fusewire_wire::bulk::MAX_LANES;
-use fusewire_wire::hello::{Refusal, RefusedReason, Welcome, features};
+use fusewire_wire::hello::{Lines, Refusal, RefusedReason, Welcome, features};
 use fusewire_wire::ops::window;
 use fusewire_wire::session::{ChannelConfig, Patience, ServerConfig, ServerSession, Transmit};
 
@@ -315,7 +316,7 @@ fn prepare(
         Shared { area, lanes, pinned }
     });
     config.features = match &shared {
-        None => 0,
+        None => features::PALETTE,
         Some(Shared { pinned: None, .. }) => features::SHARED_MEMORY,
         Some(_) => features::SHARED_MEMORY | features::SHARED_PINNED,
     };
@@ -323,8 +324,13 @@ fn prepare(
         config.features |= features::IMAGES;
     }
     let session = ServerSession::open(0, &open.hello, config, &snapshot.encode())?;
-    let lanes = Lanes::new(session.welcome().bulk_lanes, Arc::clone(&pinned), open.peer.clone())
+    let mut lanes = Lanes::new(session.welcome().bulk_lanes, Arc::clone(&pinned), open.peer.clone())
         .map_err(|error| unavailable(error.to_string()))?;
+    if session.welcome().features & features::PALETTE != 0 {
+        // The client's choice holds both ways.
+        let lines = Lines::parse(open.lines.clone()).unwrap_or_default();
+        lanes.compress = lines.get("compress").and_then(Compress::parse).unwrap_or_default();
+    }
     let mut gpu = Gpu::new(driver, output, pinned, lanes, memory);
     gpu.blobs.cache = images;
     Ok((session, gpu, shared))

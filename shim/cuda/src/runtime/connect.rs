@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fusewire_connect::{Config, open_session, said_by};
+use fusewire_link::compress::Compress;
 use fusewire_link::shm::{self, Area, Side};
 use fusewire_link::{BulkMover, LinkError, tcp};
 use fusewire_wire::hello::features;
@@ -85,9 +86,14 @@ pub(crate) fn connect() -> Result<Runtime, CUresult> {
     let lane = lane.map_err(link)?;
     descriptors.extend(lane.descriptors());
     let _ = session.waker.set(lane.waker());
+    let compress = if has(features::PALETTE) {
+        Compress::parse(config.compress).unwrap_or_default()
+    } else {
+        Compress::Off
+    };
     let mut lanes = Vec::new();
     for (number, socket) in opened.bulk.into_iter().enumerate() {
-        let sink = Landings::new(session.clone(), number);
+        let sink = Landings::new(session.clone(), number, compress);
         let socket = OwnedFd::from(socket);
         let handle = match &area {
             Some(area) => shm::bulk_engine(area, number, socket, Side::Client, spin)

@@ -8,7 +8,8 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::fence;
 use std::time::{Duration, Instant};
 
-use fusewire_link::{BulkSink, ChunkHeader, CommandLane, LinkError, RawSliceMut, Wait};
+use fusewire_link::compress::{Compress, Compressor, Expander};
+use fusewire_link::{BulkSink, ChunkHeader, CommandLane, Delivery, LinkError, OutChunk, RawSliceMut, Wait};
 use fusewire_wire::bulk::LaneCounts;
 use fusewire_wire::error::ProtocolError;
 use fusewire_wire::frame::{CloseReason, FrameHeader, FrameKind, Record, close_frame};
@@ -23,6 +24,7 @@ use crate::abi::result::CUDA_SUCCESS;
 use super::host_functions::HostThread;
 use super::memory_state;
 use super::session::{CopyOut, Pending, Reclaim, Session, lock};
+use super::stats;
 use super::transfer::Transfers;
 use super::{handles, mirror};
 
@@ -348,11 +350,14 @@ pub(crate) struct Landings {
     /// The copy that a chunk is being received for: its buffer stays until the chunk has landed, whatever
     /// becomes of the copy meanwhile.
     receiving: Option<Arc<CopyOut>>,
+    compressor: Compressor,
+    expander: Expander,
 }
 
 impl Landings {
-    pub(crate) fn new(session: Arc<Session>, lane: usize) -> Self {
-        Self { session, lane, receiving: None }
+    pub(crate) fn new(session: Arc<Session>, lane: usize, compress: Compress) -> Self {
+        let (compressor, expander) = (Compressor::new(compress), Expander::default());
+        Self { session, lane, receiving: None, compressor, expander }
     }
 
     fn refuse(&self, what: &str) -> LinkError {
@@ -373,18 +378,27 @@ impl BulkSink for Landings {
                 );
             }
         };
-        let room = copy.room(header.offset, header.bytes as usize).ok_or_else(|| {
-            self.refuse(&format!(
-                "{} bytes at {} for a copy of {} bytes",
-                header.bytes, header.offset, copy.bytes
-            ))
+        let bytes = header.contents();
+        if header.decoded != 0 && (header.decoded <= header.bytes || bytes as usize > self.session.slot_bytes)
+        {
+            return Err(self.refuse(&format!("{} bytes that come to {bytes}", header.bytes)));
+        }
+        let room = copy.room(header.offset, bytes as usize).ok_or_else(|| {
+            self.refuse(&format!("{bytes} bytes at {} for a copy of {} bytes", header.offset, copy.bytes))
         })?;
         self.receiving = Some(copy);
-        Ok(room)
+        Ok(self.expander.place(header, room))
     }
 
-    fn landed(&mut self, _header: &ChunkHeader) {
+    fn landed(&mut self, header: &ChunkHeader) {
+        let expanded = self.expander.landed(header);
+        stats::landed(header.contents(), header.bytes);
         self.receiving = None;
+        if let Err(error) = expanded {
+            // It never lands, and whoever waits for it is told that the session is over.
+            self.session.lose(&self.refuse(&error.to_string()).to_string());
+            return;
+        }
         if let Some(landed) = self.session.landed.get(self.lane) {
             landed.fetch_add(1, Release);
         }
@@ -394,7 +408,14 @@ impl BulkSink for Landings {
         }
     }
 
+    fn prepare(&mut self, chunk: OutChunk, delivery: &dyn Fn() -> Option<Delivery>) -> OutChunk {
+        let chunk = self.compressor.prepare(chunk, delivery);
+        stats::carried(chunk.header.contents(), chunk.header.bytes);
+        chunk
+    }
+
     fn sent(&mut self, token: u64) {
+        self.compressor.sent();
         Transfers::sent(token);
     }
 

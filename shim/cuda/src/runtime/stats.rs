@@ -146,6 +146,21 @@ pub(crate) fn awaits(bytes: usize) {
     });
 }
 
+/// Bytes of memory that went over bulk lanes, and what they were on the link: out, then in.
+static BULK: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
+
+/// A bulk chunk of `bytes` bytes of memory leaves as `sent`.
+pub(crate) fn carried(bytes: u32, sent: u32) {
+    BULK[0].fetch_add(bytes.into(), Relaxed);
+    BULK[1].fetch_add(sent.into(), Relaxed);
+}
+
+/// A bulk chunk of `bytes` bytes of memory has come as `received`.
+pub(crate) fn landed(bytes: u32, received: u32) {
+    BULK[2].fetch_add(bytes.into(), Relaxed);
+    BULK[3].fetch_add(received.into(), Relaxed);
+}
+
 struct Row {
     name: &'static str,
     local: u64,
@@ -190,7 +205,11 @@ pub(crate) fn report(json: bool) -> String {
                 row.name, row.local, row.published, row.waited, row.out, row.back, row.ns
             );
         }
-        text.push_str("]}\n");
+        let [out, sent, back, received] = BULK.each_ref().map(|count| count.load(Relaxed));
+        let _ = writeln!(
+            text,
+            "],\"bulk\":{{\"out\":{out},\"sent\":{sent},\"in\":{back},\"received\":{received}}}}}"
+        );
         return text;
     }
     let sum = |of: fn(&Row) -> u64| rows.iter().map(of).sum::<u64>();
@@ -201,6 +220,13 @@ pub(crate) fn report(json: bool) -> String {
         "fusewire: {total} driver calls: {local} answered in the client ({:.1} %), {published} published without waiting, {waited} waited for the server",
         100.0 * local as f64 / total as f64
     );
+    let [out, sent, back, received] = BULK.each_ref().map(|count| count.load(Relaxed));
+    if sent != out || received != back {
+        let _ = writeln!(
+            text,
+            "fusewire: bulk data: {out} bytes out as {sent} on the link, {back} bytes in as {received}"
+        );
+    }
     let _ = writeln!(
         text,
         "fusewire: {:<46} {:>9} {:>9} {:>9} {:>12} {:>12} {:>10}",

@@ -1,0 +1,374 @@
+//! Compressing bulk payloads where, and only where, that makes them arrive sooner.
+//!
+//! For [`BulkSink`](crate::BulkSink)s: a [`Compressor`] in `prepare` and `sent`, an [`Expander`] in `place` and
+//! `landed`. Both belong to one lane and work on its thread, so nothing that launches waits for them.
+//!
+//! Whether it pays is decided for each chunk from what was measured on its lane: the rate at which the
+//! connection delivers, the rate at which the codec works, and what has become of the bytes. On a link that is
+//! quicker than the codec nothing is done at all; data that the codec can do nothing for is looked at in a few
+//! places, and for twice as many chunks not at all after each vain look.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use fusewire_wire::bulk::ChunkHeader;
+use fusewire_wire::error::ProtocolError;
+use fusewire_wire::palette;
+
+use crate::bulk::{Delivery, OutChunk, RawSlice, RawSliceMut};
+
+/// When to compress: `FUSEWIRE_COMPRESS`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compress {
+    /// When it makes the transfer faster.
+    #[default]
+    Auto,
+    Off,
+    /// Whatever becomes smaller. For tests, and for those who pay by the byte.
+    Always,
+}
+
+impl Compress {
+    /// Reads a setting; `None` if there is no such.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "auto" => Some(Self::Auto),
+            "off" => Some(Self::Off),
+            "always" => Some(Self::Always),
+            _ => None,
+        }
+    }
+}
+
+/// Compressed chunks that may be under way on a lane; the next ones go as they are.
+const MOST_BUFFERS: usize = 8;
+/// Vain looks after which every 32nd chunk is looked at.
+const MOST_VAIN: u32 = 5;
+/// What the codec is thought to do before it was measured: bytes per second.
+const CODEC_RATE: f64 = 2e9;
+/// What is thought to become of a byte before it was seen.
+const RATIO: f64 = 0.25;
+/// Share of a measure that is forgotten with each chunk that is left alone.
+const FORGET: f64 = 0.005;
+/// Bytes after which the rate of a link says something.
+const WARM_UP: usize = 4 << 20;
+/// Share of the time that compressing must save to be done.
+const GAIN: f64 = 0.1;
+
+/// What a lane's sending side remembers.
+#[derive(Debug)]
+pub struct Compressor {
+    mode: Compress,
+    /// For each chunk that is under way, in order: the memory that it is sent from, if that is ours.
+    sending: VecDeque<Option<Box<[u8]>>>,
+    spare: Vec<Box<[u8]>>,
+    buffers: usize,
+    decision: Decision,
+}
+
+impl Compressor {
+    #[must_use]
+    pub fn new(mode: Compress) -> Self {
+        Self { mode, sending: VecDeque::new(), spare: Vec::new(), buffers: 0, decision: Decision::default() }
+    }
+
+    /// For [`BulkSink::prepare`](crate::BulkSink::prepare).
+    pub fn prepare(&mut self, chunk: OutChunk, delivery: &dyn Fn() -> Option<Delivery>) -> OutChunk {
+        if self.mode == Compress::Off {
+            return chunk;
+        }
+        let (replaced, buffer) = match self.compress(&chunk, delivery) {
+            Some((replaced, buffer)) => (replaced, Some(buffer)),
+            None => (chunk, None),
+        };
+        self.sending.push_back(buffer);
+        replaced
+    }
+
+    fn compress(
+        &mut self,
+        chunk: &OutChunk,
+        delivery: &dyn Fn() -> Option<Delivery>,
+    ) -> Option<(OutChunk, Box<[u8]>)> {
+        let length = chunk.payload.len();
+        if length < palette::LEAST_BYTES || chunk.header.decoded != 0 {
+            return None;
+        }
+        if self.mode == Compress::Auto && !self.decision.is_due(length, delivery) {
+            return None;
+        }
+        let mut buffer = self.buffer(length)?;
+        let since = Instant::now();
+        // SAFETY: the payload stays valid and unchanged until the lane reports it sent: `RawSlice::new`.
+        let source = unsafe { std::slice::from_raw_parts(chunk.payload.start(), length) };
+        let encoded = palette::encode(source, &mut buffer);
+        self.decision.learn(length, encoded, since.elapsed().as_secs_f64());
+        let Some(encoded) = encoded else {
+            self.spare.push(buffer);
+            return None;
+        };
+        let header = ChunkHeader {
+            bytes: u32::try_from(encoded).unwrap_or(u32::MAX),
+            decoded: chunk.header.bytes,
+            ..chunk.header
+        };
+        // SAFETY: the buffer is kept in `sending`, and not touched, until the lane reports the chunk sent.
+        let payload = unsafe { RawSlice::new(buffer.as_ptr(), encoded) };
+        Some((OutChunk { header, payload, done: chunk.done }, buffer))
+    }
+
+    fn buffer(&mut self, length: usize) -> Option<Box<[u8]>> {
+        if let Some(at) = self.spare.iter().position(|buffer| buffer.len() >= length) {
+            return Some(self.spare.swap_remove(at));
+        }
+        if self.buffers == MOST_BUFFERS {
+            // One that is too short is exchanged.
+            self.spare.pop()?;
+            self.buffers -= 1;
+        }
+        self.buffers += 1;
+        Some(vec![0; length].into_boxed_slice())
+    }
+
+    /// For [`BulkSink::sent`](crate::BulkSink::sent).
+    pub fn sent(&mut self) {
+        if let Some(Some(buffer)) = self.sending.pop_front() {
+            self.spare.push(buffer);
+        }
+    }
+}
+
+/// A measure in which the latest counts for a quarter.
+fn mix(old: f64, new: f64) -> f64 {
+    0.75 * old + 0.25 * new
+}
+
+/// What was measured on a lane, and what follows.
+#[derive(Debug)]
+struct Decision {
+    /// Bytes that were to be sent; of the first nothing is known of the link yet.
+    bytes: usize,
+    /// Bytes per second that the link delivers, once it has been seen at its limit.
+    link: Option<f64>,
+    /// Bytes per second that the codec takes in.
+    codec: f64,
+    /// What becomes of a byte.
+    ratio: f64,
+    /// Looks in vain since the last that was not.
+    vain: u32,
+    /// Chunks still to be left alone.
+    skip: u32,
+}
+
+impl Default for Decision {
+    fn default() -> Self {
+        Self { bytes: 0, link: None, codec: CODEC_RATE, ratio: RATIO, vain: 0, skip: 0 }
+    }
+}
+
+impl Decision {
+    /// Whether the next chunk, of so many bytes, should be compressed.
+    fn is_due(&mut self, bytes: usize, delivery: &dyn Fn() -> Option<Delivery>) -> bool {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes < WARM_UP {
+            return false;
+        }
+        if self.skip != 0 {
+            self.skip -= 1;
+            return false;
+        }
+        let Some(seen) = delivery() else { return false };
+        self.link = match self.link {
+            Some(link) if seen.is_limit => Some(mix(link, seen.rate)),
+            // What was sent was delivered this fast, so the link is no slower.
+            Some(link) => Some(link.max(seen.rate)),
+            None => seen.is_limit.then_some(seen.rate),
+        };
+        let due = self.link.is_some_and(|link| self.pays(link));
+        if !due {
+            // Nothing is measured while nothing is compressed: what was is forgotten, and tried again one day.
+            self.codec += FORGET * (CODEC_RATE - self.codec);
+            self.ratio += FORGET * (RATIO - self.ratio);
+        }
+        due
+    }
+
+    /// Whether a byte arrives sooner if it is compressed first and sent then.
+    fn pays(&self, rate: f64) -> bool {
+        1.0 / self.codec + self.ratio / rate < (1.0 - GAIN) / rate
+    }
+
+    fn learn(&mut self, bytes: usize, encoded: Option<usize>, seconds: f64) {
+        match encoded {
+            Some(encoded) => {
+                self.codec = mix(self.codec, bytes as f64 / seconds.max(1e-9));
+                self.ratio = mix(self.ratio, encoded as f64 / bytes as f64);
+                self.vain = 0;
+            }
+            None => {
+                // The codec was not at fault: only the data are judged, by leaving some alone.
+                self.skip = 1 << self.vain;
+                self.vain = (self.vain + 1).min(MOST_VAIN);
+            }
+        }
+    }
+}
+
+/// What a lane's receiving side remembers.
+#[derive(Debug, Default)]
+pub struct Expander {
+    compressed: Vec<u8>,
+    /// Where the chunk that is arriving belongs, if it is compressed.
+    target: Option<RawSliceMut>,
+}
+
+impl Expander {
+    /// For [`BulkSink::place`](crate::BulkSink::place): where to receive a chunk whose contents belong in
+    /// `target`. The header must have been judged; `target` has room for its `contents()`.
+    pub fn place(&mut self, header: &ChunkHeader, target: RawSliceMut) -> RawSliceMut {
+        if header.decoded == 0 {
+            self.target = None;
+            return target;
+        }
+        self.target = Some(target);
+        let bytes = header.bytes as usize;
+        if self.compressed.len() < bytes {
+            self.compressed = vec![0; bytes];
+        }
+        // SAFETY: nobody touches the buffer until the chunk has landed, which is the next call of all.
+        unsafe { RawSliceMut::new(self.compressed.as_mut_ptr(), bytes) }
+    }
+
+    /// For [`BulkSink::landed`](crate::BulkSink::landed): brings what has arrived to its place.
+    ///
+    /// # Errors
+    /// It is not what a compressor makes. What is in its place then is of no use.
+    pub fn landed(&mut self, header: &ChunkHeader) -> Result<(), ProtocolError> {
+        let Some(target) = self.target.take() else { return Ok(()) };
+        let bytes = self.compressed.get(..header.bytes as usize).unwrap_or_default();
+        // SAFETY: the memory was promised to stay, and to be the lane's alone, until the chunk has landed.
+        let target = unsafe { std::slice::from_raw_parts_mut(target.start(), target.len()) };
+        palette::decode(bytes, target)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk(payload: &[u8]) -> OutChunk {
+        // SAFETY: the tests keep their payloads.
+        let slice = unsafe { RawSlice::new(payload.as_ptr(), payload.len()) };
+        OutChunk { header: ChunkHeader::host_to_device(0, payload.len() as u32), payload: slice, done: 7 }
+    }
+
+    fn sent(compressor: &mut Compressor, payload: &[u8], rate: f64) -> usize {
+        let out = compressor.prepare(chunk(payload), &|| Some(Delivery { rate, is_limit: true }));
+        assert_eq!((out.header.bytes as usize, out.done), (out.payload.len(), 7));
+        compressor.sent();
+        out.payload.len()
+    }
+
+    fn warm() -> Decision {
+        Decision { bytes: WARM_UP, ..Decision::default() }
+    }
+
+    fn pixels(bytes: usize) -> Vec<u8> {
+        (0..bytes / 4).flat_map(|n| ((n * 7 % 256) as f32 / 255.0).to_le_bytes()).collect()
+    }
+
+    fn noise(bytes: usize) -> Vec<u8> {
+        let mut state = 1_u64;
+        let next = |_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as u8
+        };
+        (0..bytes).map(next).collect()
+    }
+
+    #[test]
+    fn what_is_compressed_arrives_whole() {
+        let source = pixels(1 << 20);
+        let mut compressor = Compressor::new(Compress::Always);
+        let out = compressor.prepare(chunk(&source), &|| None);
+        assert_eq!((out.header.decoded as usize, out.header.contents()), (source.len(), 1 << 20));
+        assert!(out.payload.len() < source.len() / 3);
+        let mut target = vec![0; source.len()];
+        let mut expander = Expander::default();
+        // SAFETY: the memory lives to the end of the test.
+        let into = unsafe { RawSliceMut::new(target.as_mut_ptr(), target.len()) };
+        let into = expander.place(&out.header, into);
+        assert_eq!(into.len(), out.payload.len());
+        // SAFETY: both are that long.
+        unsafe { std::ptr::copy_nonoverlapping(out.payload.start(), into.start(), into.len()) };
+        expander.landed(&out.header).unwrap();
+        assert!(target == source);
+        // And one that was damaged on the way.
+        // SAFETY: as above.
+        let into = unsafe { RawSliceMut::new(target.as_mut_ptr(), target.len()) };
+        let into = expander.place(&out.header, into);
+        // SAFETY: as above.
+        unsafe { std::ptr::write_bytes(into.start(), 0xff, into.len()) };
+        assert!(expander.landed(&out.header).is_err());
+    }
+
+    #[test]
+    fn slow_links_get_fewer_bytes_and_fast_ones_no_delay() {
+        let source = pixels(1 << 20);
+        let due = |decision: &mut Decision, rate, is_limit| {
+            decision.is_due(1, &|| Some(Delivery { rate, is_limit }))
+        };
+        assert!(!due(&mut Decision::default(), 1e8, true), "nothing is known yet");
+        assert!(due(&mut warm(), 1.5e8, true));
+        assert!(!due(&mut warm(), 6e9, true), "faster than the codec");
+        assert!(!due(&mut warm(), 1e8, false), "slow because there was little to send");
+        assert!(!warm().is_due(1, &|| None), "nothing is known at all");
+        // Once compressed there is less to send, which says nothing against the link.
+        let mut decision = warm();
+        assert!(due(&mut decision, 2e8, true) && due(&mut decision, 1e7, false));
+        assert!(!due(&mut decision, 5e9, false), "but if it is faster it is seen");
+        // A codec that turns out slow, or data that hardly shrink.
+        assert!(!Decision { codec: 1e8, ..Decision::default() }.pays(2e8));
+        assert!(!Decision { ratio: 0.85, ..Decision::default() }.pays(1.2e9));
+        let mut compressor = Compressor::new(Compress::Auto);
+        for _ in 0..8 {
+            assert_eq!(sent(&mut compressor, &source, 6e9), source.len());
+        }
+        // So slow that a codec without optimisation pays.
+        let mut compressor = Compressor::new(Compress::Auto);
+        let left: Vec<_> = (0..8).map(|_| sent(&mut compressor, &source, 1e5)).collect();
+        assert!(left.last().is_some_and(|bytes| *bytes < source.len() / 3));
+        let mut off = Compressor::new(Compress::Off);
+        assert_eq!(sent(&mut off, &source, 1e6), source.len());
+    }
+
+    #[test]
+    fn what_cannot_be_compressed_is_left_alone_more_and_more() {
+        let source = noise(1 << 20);
+        let mut compressor = Compressor::new(Compress::Auto);
+        let mut looks = 0;
+        for _ in 0..200 {
+            looks += usize::from(compressor.decision.skip == 0);
+            assert_eq!(sent(&mut compressor, &source, 1e8), source.len());
+        }
+        assert!((5..15).contains(&looks), "{looks} looks at 200 chunks");
+        let pixels = pixels(1 << 20);
+        let left: Vec<_> = (0..40).map(|_| sent(&mut compressor, &pixels, 1e5)).collect();
+        assert!(left.last().is_some_and(|bytes| *bytes < pixels.len() / 3), "and is found when it comes");
+    }
+
+    #[test]
+    fn memory_is_bounded_when_nothing_is_reported_sent() {
+        let source = pixels(64 << 10);
+        let mut compressor = Compressor::new(Compress::Always);
+        let sizes: Vec<_> =
+            (0..20).map(|_| compressor.prepare(chunk(&source), &|| None).payload.len()).collect();
+        assert_eq!(sizes.iter().filter(|bytes| **bytes < source.len()).count(), MOST_BUFFERS);
+        (0..20).for_each(|_| compressor.sent());
+        assert_eq!((compressor.sending.len(), compressor.spare.len()), (0, MOST_BUFFERS));
+        // A longer one takes the place of a short one.
+        assert!(sent(&mut compressor, &pixels(256 << 10), 1.0) < 128 << 10);
+        assert_eq!(compressor.buffers, MOST_BUFFERS);
+    }
+}
