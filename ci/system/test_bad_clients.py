@@ -395,6 +395,9 @@ def test_images_that_are_none(server, session, image):
     pytest.param((wire.CHUNK_MAGIC, 16, 0, 0, 5, 0), id="out of order"),
     pytest.param((wire.CHUNK_MAGIC, 16, 0, 0, TOP, 0), id="chunk 2^63"),
     pytest.param((wire.CHUNK_MAGIC, 16, 0, 0, 0, TOP), id="an offset of 2^63"),
+    pytest.param((wire.CHUNK_MAGIC, 16, 0, 16, 0, 0), id="compressed to no less"),
+    pytest.param((wire.CHUNK_MAGIC, 16, 0, 0xFFFFFFFF, 0, 0), id="compressed from 4 GiB"),
+    pytest.param((wire.CHUNK_MAGIC, 16, 0, 4096, 0, 0), id="compressed by nobody"),
 ])
 def test_malformed_chunks(server, session, header):
     session.lanes[0].sendall(wire.CHUNK.pack(*header) + bytes(16))

@@ -169,7 +169,7 @@ pub enum ProtocolError {
         found: u64,
     },
     /// A compressed payload that no encoder made.
-    #[error("bulk lane carried a chunk that cannot be decoded: {what}")]
+    #[error("a compressed chunk that cannot be decoded: {what}")]
     BadPalette {
         /// What is wrong with it.
         what: &'static str,

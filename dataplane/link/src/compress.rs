@@ -49,6 +49,8 @@ const MOST_VAIN: u32 = 5;
 const CODEC_RATE: f64 = 2e9;
 /// What is thought to become of a byte before it was seen.
 const RATIO: f64 = 0.25;
+/// What the rate of a burst counts for, in the rate of a link.
+const BURST: f64 = 0.05;
 /// Share of a measure that is forgotten with each chunk that is left alone.
 const FORGET: f64 = 0.005;
 /// Bytes after which the rate of a link says something.
@@ -149,8 +151,10 @@ fn mix(old: f64, new: f64) -> f64 {
 struct Decision {
     /// Bytes that were to be sent; of the first nothing is known of the link yet.
     bytes: usize,
-    /// Bytes per second that the link delivers, once it has been seen at its limit.
+    /// Seconds that the link takes for a byte, once it has been seen at its limit.
     link: Option<f64>,
+    /// The rate that was seen last: one that stays the same was not measured again.
+    seen: f64,
     /// Bytes per second that the codec takes in.
     codec: f64,
     /// What becomes of a byte.
@@ -163,7 +167,7 @@ struct Decision {
 
 impl Default for Decision {
     fn default() -> Self {
-        Self { bytes: 0, link: None, codec: CODEC_RATE, ratio: RATIO, vain: 0, skip: 0 }
+        Self { bytes: 0, link: None, seen: 0.0, codec: CODEC_RATE, ratio: RATIO, vain: 0, skip: 0 }
     }
 }
 
@@ -179,13 +183,18 @@ impl Decision {
             return false;
         }
         let Some(seen) = delivery() else { return false };
-        self.link = match self.link {
-            Some(link) if seen.is_limit => Some(mix(link, seen.rate)),
-            // What was sent was delivered this fast, so the link is no slower.
-            Some(link) => Some(link.max(seen.rate)),
-            None => seen.is_limit.then_some(seen.rate),
-        };
-        let due = self.link.is_some_and(|link| self.pays(link));
+        if seen.rate != self.seen {
+            self.seen = seen.rate;
+            // Seconds are averaged, not rates: single ones are far too high, when buffers on the way take a burst.
+            let cost = 1.0 / seen.rate.max(1.0);
+            self.link = match self.link {
+                Some(link) if seen.is_limit => Some(mix(link, cost)),
+                // It may have become faster, or not.
+                Some(link) => Some(link + BURST * (cost - link).min(0.0)),
+                None => seen.is_limit.then_some(cost),
+            };
+        }
+        let due = self.link.is_some_and(|cost| self.pays(cost));
         if !due {
             // Nothing is measured while nothing is compressed: what was is forgotten, and tried again one day.
             self.codec += FORGET * (CODEC_RATE - self.codec);
@@ -195,8 +204,8 @@ impl Decision {
     }
 
     /// Whether a byte arrives sooner if it is compressed first and sent then.
-    fn pays(&self, rate: f64) -> bool {
-        1.0 / self.codec + self.ratio / rate < (1.0 - GAIN) / rate
+    fn pays(&self, cost: f64) -> bool {
+        1.0 / self.codec + self.ratio * cost < (1.0 - GAIN) * cost
     }
 
     fn learn(&mut self, bytes: usize, encoded: Option<usize>, seconds: f64) {
@@ -327,10 +336,12 @@ mod tests {
         // Once compressed there is less to send, which says nothing against the link.
         let mut decision = warm();
         assert!(due(&mut decision, 2e8, true) && due(&mut decision, 1e7, false));
-        assert!(!due(&mut decision, 5e9, false), "but if it is faster it is seen");
+        assert!(due(&mut decision, 5e9, false), "nor does a burst");
+        let faster = |n| 5e9 + f64::from(n);
+        assert!((0..60).any(|n| !due(&mut decision, faster(n), false)), "but if it is faster it is seen");
         // A codec that turns out slow, or data that hardly shrink.
-        assert!(!Decision { codec: 1e8, ..Decision::default() }.pays(2e8));
-        assert!(!Decision { ratio: 0.85, ..Decision::default() }.pays(1.2e9));
+        assert!(!Decision { codec: 1e8, ..Decision::default() }.pays(1.0 / 2e8));
+        assert!(!Decision { ratio: 0.85, ..Decision::default() }.pays(1.0 / 1.2e9));
         let mut compressor = Compressor::new(Compress::Auto);
         for _ in 0..8 {
             assert_eq!(sent(&mut compressor, &source, 6e9), source.len());

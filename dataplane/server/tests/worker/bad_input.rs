@@ -314,6 +314,10 @@ fn bulk_chunks_that_are_not_due_end_the_session() {
         (ChunkHeader::host_to_device(5, 64), "chunk 5"),
         (ChunkHeader::host_to_device(0, 65 << 10), "66560 bytes"),
         (ChunkHeader::device_to_host(0, 0, 64), "makes no sense"),
+        // Compressed: to nothing less, to more than a slot, and what no compressor made.
+        (ChunkHeader { decoded: 64, ..ChunkHeader::host_to_device(0, 64) }, "makes no sense"),
+        (ChunkHeader { decoded: u32::MAX, ..ChunkHeader::host_to_device(0, 64) }, "4294967295 bytes"),
+        (ChunkHeader { decoded: 4096, ..ChunkHeader::host_to_device(0, 64) }, "cannot be decoded"),
     ] {
         let mut client = Client::open(&Setup { lanes: 1, ..Setup::default() });
         client.lanes[0].write_all(header.as_bytes()).unwrap();
