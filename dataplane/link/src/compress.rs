@@ -55,8 +55,11 @@ const BURST: f64 = 0.05;
 const FORGET: f64 = 0.005;
 /// Bytes after which the rate of a link says something.
 const WARM_UP: usize = 4 << 20;
-/// Share of the time that compressing must save to be done.
+/// Share of the time that compressing must save to be done: where there are cores to spare, and where there are
+/// not, so that the codec takes its time from somebody.
 const GAIN: f64 = 0.1;
+const GAIN_ON_FEW_CORES: f64 = 0.5;
+const FEW_CORES: usize = 2;
 
 /// What a lane's sending side remembers.
 #[derive(Debug)]
@@ -72,7 +75,12 @@ pub struct Compressor {
 impl Compressor {
     #[must_use]
     pub fn new(mode: Compress) -> Self {
-        Self { mode, sending: VecDeque::new(), spare: Vec::new(), buffers: 0, decision: Decision::default() }
+        let gain = match std::thread::available_parallelism() {
+            Ok(cores) if cores.get() > FEW_CORES => GAIN,
+            _ => GAIN_ON_FEW_CORES,
+        };
+        let decision = Decision { gain, ..Decision::default() };
+        Self { mode, sending: VecDeque::new(), spare: Vec::new(), buffers: 0, decision }
     }
 
     /// For [`BulkSink::prepare`](crate::BulkSink::prepare).
@@ -151,6 +159,8 @@ fn mix(old: f64, new: f64) -> f64 {
 struct Decision {
     /// Bytes that were to be sent; of the first nothing is known of the link yet.
     bytes: usize,
+    /// Share of the time that compressing must save.
+    gain: f64,
     /// Seconds that the link takes for a byte, once it has been seen at its limit.
     link: Option<f64>,
     /// The rate that was seen last: one that stays the same was not measured again.
@@ -167,7 +177,16 @@ struct Decision {
 
 impl Default for Decision {
     fn default() -> Self {
-        Self { bytes: 0, link: None, seen: 0.0, codec: CODEC_RATE, ratio: RATIO, vain: 0, skip: 0 }
+        Self {
+            bytes: 0,
+            gain: GAIN,
+            link: None,
+            seen: 0.0,
+            codec: CODEC_RATE,
+            ratio: RATIO,
+            vain: 0,
+            skip: 0,
+        }
     }
 }
 
@@ -205,7 +224,7 @@ impl Decision {
 
     /// Whether a byte arrives sooner if it is compressed first and sent then.
     fn pays(&self, cost: f64) -> bool {
-        1.0 / self.codec + self.ratio * cost < (1.0 - GAIN) * cost
+        1.0 / self.codec + self.ratio * cost < (1.0 - self.gain) * cost
     }
 
     fn learn(&mut self, bytes: usize, encoded: Option<usize>, seconds: f64) {
