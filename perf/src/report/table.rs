@@ -93,7 +93,7 @@ fn one(text: &mut String, suite: &str, figures: &[&Figure], runs: &[Run]) {
 
 fn explained(suite: &str) -> &'static str {
     match suite {
-        "latency" => "p50 / p99 in microseconds",
+        "latency" => "p50 / p99 in microseconds; in brackets one call among many, without the clock",
         "matrix" => {
             "native: time of a step; links: how fast against native (range), and the link's own bound"
         }
@@ -125,7 +125,8 @@ fn cell(figure: &Figure) -> String {
 
 fn percentiles(detail: &Value) -> Option<String> {
     let at = |name: &str| detail.get(name).and_then(Value::as_f64);
-    Some(format!("{} / {}", short(at("p50")?), short(at("p99")?)))
+    let each = at("each_ns").map(|each| format!(" ({} ns)", short(each))).unwrap_or_default();
+    Some(format!("{} / {}{each}", short(at("p50")?), short(at("p99")?)))
 }
 
 /// Four significant figures.

@@ -54,6 +54,10 @@ impl Recorder {
         }
     }
 
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        self.file.runs.iter().any(|run| run.about.contains_key(name))
+    }
+
     /// Takes a figure, says it on stderr, and writes the file.
     pub(crate) fn add(&mut self, mut figure: Figure) -> Result<()> {
         figure.run = 0;

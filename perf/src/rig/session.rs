@@ -48,8 +48,9 @@ impl Place {
     /// Makes the link, measures what plain TCP gets of it, and starts a server at its end.
     pub(crate) fn start(rig: &Rig, link: Link, recorder: &mut Recorder) -> Result<Place> {
         let network = link.network()?;
-        if link.way != Way::Unix {
-            recorder.about(&format!("line_{}", link.name), line::measure(network.as_ref())?);
+        let name = format!("line_{}", link.name);
+        if link.way != Way::Unix && !recorder.knows(&name) {
+            recorder.about(&name, line::measure(network.as_ref())?);
         }
         let server = Server::start(rig, &link, network.as_ref())?;
         Ok(Place { link, server, network })

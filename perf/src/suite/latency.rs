@@ -11,6 +11,7 @@ use crate::result::{Figure, Side};
 use crate::rig::recorder::Recorder;
 use crate::rig::session::{Rounds, Session};
 use crate::rig::{Rig, RigArgs};
+use crate::stats::Spread;
 use crate::suite::{self, Links};
 
 /// Latency of single driver calls, in percentiles.
@@ -144,6 +145,10 @@ fn side(answers: &[Value]) -> Result<Side> {
         whole.add(&histogram).failed(|| "histograms of two rounds".into())?;
     }
     let mut detail = percentiles(&whole);
+    let each = answers.iter().filter_map(|answer| answer.get("each_ns")?.as_f64()).collect::<Vec<f64>>();
+    if let Some(spread) = Spread::of(&each) {
+        detail["each_ns"] = json!(spread.min);
+    }
     detail["rounds"] = Value::Array(rounds);
     Ok(Side::of(medians, detail))
 }
