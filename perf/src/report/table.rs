@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::{distinct, load};
 use crate::error::{Context, Error, Result};
 use crate::result::{Figure, File, Run};
+use crate::stats::Spread;
 
 /// Markdown tables of results, printed or put into a page.
 ///
@@ -120,7 +121,18 @@ fn cell(figure: &Figure) -> String {
     if let Some(bound) = figure.about_f64("bound") {
         let _ = write!(text, ", bound {bound:.3}");
     }
+    if let Some((least, most)) = shares(&figure.remote.detail) {
+        let _ = write!(text, ", shares {least:.3}–{most:.3}");
+    }
     text
+}
+
+/// The least and the largest share that one of several sessions had.
+fn shares(detail: &Value) -> Option<(f64, f64)> {
+    let rounds = detail.get("shares")?.as_array()?;
+    let each = rounds.iter().filter_map(Value::as_array).flatten().filter_map(Value::as_f64);
+    let spread = Spread::of(&each.collect::<Vec<f64>>())?;
+    (spread.max < 1.0).then_some((spread.min, spread.max))
 }
 
 fn percentiles(detail: &Value) -> Option<String> {
@@ -146,10 +158,19 @@ fn source(run: &Run) -> String {
     let commit = run.commit.as_deref().unwrap_or("unknown");
     let baseline = run.about.get("baseline").and_then(Value::as_str);
     let baseline = baseline.map(|link| format!(" \"Native\" was {link}.")).unwrap_or_default();
+    let lines: String = run.about.iter().filter_map(|(name, found)| plain_tcp(name, found)).collect();
     format!(
-        "{gpu}{driver}, {} cores, Linux {}, commit `{commit}`, {}: `{}`.{baseline}",
+        "{gpu}{driver}, {} cores, Linux {}, commit `{commit}`, {}: `{}`.{baseline}{lines}",
         run.machine.cores, run.machine.kernel, run.date, run.command
     )
+}
+
+/// What plain TCP gets of a link, from a run's `line_LINK`.
+fn plain_tcp(name: &str, found: &Value) -> Option<String> {
+    let link = name.strip_prefix("line_")?;
+    let round_trip = short(found.get("round_trip_us")?.get("p50")?.as_f64()?);
+    let goodput = short(found.get("gbit_four_streams")?.as_f64()?);
+    Some(format!(" Plain TCP over {link}: round trip {round_trip} us, {goodput} Gbit/s with four streams."))
 }
 
 #[cfg(test)]
@@ -212,6 +233,21 @@ mod tests {
         let text = tables(&file(), &[]);
         assert!(text.contains("0.500 (0.500–0.500), bound 0.625"), "{text}");
         assert!(text.contains("| launch | 0.250 / 123.5 | 0.250 / 123.5 |"), "{text}");
+    }
+
+    #[test]
+    fn shares_are_told_where_there_are_several() {
+        assert_eq!(shares(&json!({ "shares": [[0.4, 0.6], [0.5, 0.5]] })), Some((0.4, 0.6)));
+        assert_eq!(shares(&json!({ "shares": [[1.0]] })), None);
+        assert_eq!(shares(&Value::Null), None);
+    }
+
+    #[test]
+    fn what_plain_tcp_gets_of_a_link_is_told() {
+        let found = json!({ "round_trip_us": { "p50": 25.04 }, "gbit_four_streams": 9.9 });
+        let text = plain_tcp("line_10g", &found).unwrap();
+        assert_eq!(text, " Plain TCP over 10g: round trip 25.04 us, 9.900 Gbit/s with four streams.");
+        assert_eq!(plain_tcp("torch", &found), None);
     }
 
     #[test]
