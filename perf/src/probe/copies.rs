@@ -135,8 +135,8 @@ impl<'a> Copies<'a> {
         };
         let (up, down) = (lane(0, true), lane(1, false));
         let batch: &dyn Fn(usize) -> Result<usize> = &|depth| match (request.direction, request.memory) {
-            (Direction::H2d, _) => up.batch(depth, 0),
-            (Direction::D2h, _) => down.batch(depth, 0),
+            (Direction::H2d, _) => up.batch(depth),
+            (Direction::D2h, _) => down.batch(depth),
             (Direction::Both, Memory::Pinned) => {
                 for place in 0..depth {
                     up.issue(place)?;
@@ -150,9 +150,9 @@ impl<'a> Copies<'a> {
             (Direction::Both, Memory::Pageable) => std::thread::scope(|scope| {
                 let other = scope.spawn(|| {
                     self.driver.enter()?;
-                    down.batch(depth, 0)
+                    down.batch(depth)
                 });
-                let mine = up.batch(depth, 0);
+                let mine = up.batch(depth);
                 let theirs =
                     other.join().map_err(|_| Error::Failed("the other direction's thread".into()))?;
                 Ok(mine? + theirs?)
@@ -207,8 +207,8 @@ impl Lane<'_> {
         self.driver.synchronize(self.stream)
     }
 
-    fn batch(&self, depth: usize, first: usize) -> Result<usize> {
-        for place in first..first + depth {
+    fn batch(&self, depth: usize) -> Result<usize> {
+        for place in 0..depth {
             self.issue(place)?;
         }
         self.wait()?;

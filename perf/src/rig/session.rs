@@ -45,6 +45,13 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// What is measured against, if that is not native.
+    pub(crate) fn baseline(rig: &Rig, recorder: &mut Recorder) -> Result<Option<Place>> {
+        let Some(link) = rig.args.baseline else { return Ok(None) };
+        recorder.about("baseline", link.name.into());
+        Place::start(rig, link, recorder).map(Some)
+    }
+
     /// Makes the link, measures what plain TCP gets of it, and starts a server at its end.
     pub(crate) fn start(rig: &Rig, link: Link, recorder: &mut Recorder) -> Result<Place> {
         let network = link.network()?;
@@ -74,13 +81,7 @@ impl Session {
         program: &[OsString],
         recorder: &mut Recorder,
     ) -> Result<Session> {
-        let baseline = match rig.args.baseline {
-            None => None,
-            Some(link) => {
-                recorder.about("baseline", link.name.into());
-                Some(Place::start(rig, link, recorder)?)
-            }
-        };
+        let baseline = Place::baseline(rig, recorder)?;
         let mut native = Child::start(rig, "baseline", program, baseline.as_ref())?;
         let ready = native.hear(READY_LIMIT)?;
         if let Some(about) = ready.as_object() {

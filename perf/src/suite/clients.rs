@@ -65,7 +65,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let rig = Rig::new(&args.rig)?;
     let mut recorder = Recorder::new(&args.rig, "clients");
-    suite::describe(&rig, &mut recorder)?;
+    let baseline = Place::baseline(&rig, &mut recorder)?;
+    suite::describe(&rig, baseline.as_ref(), &mut recorder)?;
     let program = match args.work {
         Work::Train => train::program(rig.work(), &args.python, &[])?,
         Work::Calls => suite::probe()?,
@@ -73,7 +74,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut counts = args.sessions.clone();
     counts.sort_unstable();
     counts.dedup();
-    let mut native = Crowd::new(&rig, &program, None, args);
+    let mut native = Crowd::new(&rig, &program, baseline.as_ref(), args);
     for link in &args.links.links {
         let place = match Place::start(&rig, *link, &mut recorder) {
             Ok(place) => place,

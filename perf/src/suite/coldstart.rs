@@ -23,7 +23,8 @@ const LIMIT: Duration = Duration::from_secs(400);
 /// From process start to the first kernel and to the first training step.
 ///
 /// A figure is seconds of wall time, from before the process becomes the program (or `fusewire run`) until it says that the work is done;
-/// starting Python and importing PyTorch are in it, on both sides.
+/// starting Python and importing PyTorch are in it, on both sides. cuDNN's algorithms are chosen by rule, as is
+/// PyTorch's default.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -58,7 +59,8 @@ enum What {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let rig = Rig::new(&args.rig)?;
     let mut recorder = Recorder::new(&args.rig, "coldstart");
-    suite::describe(&rig, &mut recorder)?;
+    let baseline = Place::baseline(&rig, &mut recorder)?;
+    suite::describe(&rig, baseline.as_ref(), &mut recorder)?;
     for what in &args.only {
         let (case, program) = match what {
             What::Kernel => {
@@ -68,18 +70,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             }
             What::Step => {
                 let batch = args.batch.to_string();
-                let words = ["--first-step", args.model.name(), args.precision.name(), &batch];
-                (format!("step {}", words[1..].join(" ")), train::program(rig.work(), &args.python, &words)?)
+                let words =
+                    ["--no-autotune", "--first-step", args.model.name(), args.precision.name(), &batch];
+                (format!("step {}", words[2..].join(" ")), train::program(rig.work(), &args.python, &words)?)
             }
         };
         // Once for nothing: the files of the programs come into memory.
-        start(&rig, &program, None)?;
+        start(&rig, &program, baseline.as_ref())?;
         for link in &args.links.links {
             if !recorder.time_left() {
                 recorder.say(&format!("{case}: no time is left"));
                 continue;
             }
-            match one_link(&rig, *link, &program, &mut recorder) {
+            match one_link(&rig, *link, &program, baseline.as_ref(), &mut recorder) {
                 Ok(figures) => {
                     for (start, native, remote) in figures {
                         recorder.add(figure(&format!("{case}, {start} start"), link, native, remote))?;
@@ -98,18 +101,24 @@ const STARTS: [&str; 2] = ["first", "second"];
 /// Which start, and the seconds that it took natively and over the link, round by round.
 type Starts = (&'static str, Vec<f64>, Vec<f64>);
 
-fn one_link(rig: &Rig, link: Link, program: &[OsString], recorder: &mut Recorder) -> Result<[Starts; 2]> {
+fn one_link(
+    rig: &Rig,
+    link: Link,
+    program: &[OsString],
+    baseline: Option<&Place>,
+    recorder: &mut Recorder,
+) -> Result<[Starts; 2]> {
     let mut figures = STARTS.map(|start| (start, Vec::new(), Vec::new()));
     for round in 0..rig.args.rounds(5, 2) {
         let place = Place::start(rig, link, recorder)?;
         rig.forget_native_cache();
         for (_, native, remote) in &mut figures {
             if round % 2 == 0 {
-                native.push(start(rig, program, None)?);
+                native.push(start(rig, program, baseline)?);
                 remote.push(start(rig, program, Some(&place))?);
             } else {
                 remote.push(start(rig, program, Some(&place))?);
-                native.push(start(rig, program, None)?);
+                native.push(start(rig, program, baseline)?);
             }
         }
     }

@@ -15,6 +15,7 @@ use crate::rig::Rig;
 use crate::rig::child::Child;
 use crate::rig::link::{self, Link};
 use crate::rig::recorder::Recorder;
+use crate::rig::session::Place;
 
 /// The links of a suite, as the command line names them.
 #[derive(Clone, Debug, clap::Args)]
@@ -31,8 +32,8 @@ pub(crate) fn probe() -> Result<Vec<OsString>> {
 }
 
 /// Has the native driver say which GPU this is.
-fn describe(rig: &Rig, recorder: &mut Recorder) -> Result<()> {
-    let ready = Child::start(rig, "describe", &probe()?, None)?.hear(READY_LIMIT)?;
+fn describe(rig: &Rig, baseline: Option<&Place>, recorder: &mut Recorder) -> Result<()> {
+    let ready = Child::start(rig, "describe", &probe()?, baseline)?.hear(READY_LIMIT)?;
     for (name, value) in ready.as_object().into_iter().flatten() {
         recorder.about(name, value.clone());
     }
