@@ -14,6 +14,18 @@ pub const CHUNK_HEADER_BYTES: usize = 32;
 /// The most bulk connections that a session can have.
 pub const MAX_LANES: usize = 8;
 
+/// No chunk but a copy's last is smaller: below this, what a chunk costs weighs more than what it carries.
+pub const LEAST_CHUNK_BYTES: u64 = 64 << 10;
+
+/// Bytes of each chunk of a copy of `bytes` bytes, but for its last. Both ends cut by this rule.
+///
+/// A copy too short to keep all lanes busy with full slots is cut smaller, so that it has them all the same.
+pub fn chunk_bytes(bytes: u64, slot_bytes: u32) -> u64 {
+    let slot = u64::from(slot_bytes).max(1);
+    let share = bytes.div_ceil(MAX_LANES as u64);
+    if share >= slot { slot } else { share.next_multiple_of(LEAST_CHUNK_BYTES).clamp(1, slot) }
+}
+
 /// Chunks, for each bulk lane of a session.
 pub type LaneCounts = [u64; MAX_LANES];
 
@@ -98,3 +110,23 @@ impl ChunkHeader {
 }
 
 const _: () = assert!(size_of::<ChunkHeader>() == CHUNK_HEADER_BYTES);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_copies_are_cut_for_all_lanes_and_long_ones_by_slots() {
+        const SLOT: u32 = 1 << 20;
+        assert_eq!(chunk_bytes(0, SLOT), 1);
+        assert_eq!(chunk_bytes(1, SLOT), LEAST_CHUNK_BYTES);
+        assert_eq!(chunk_bytes(1 << 20, SLOT), 128 << 10);
+        assert_eq!(chunk_bytes((8 << 20) - 1, SLOT), 1 << 20);
+        assert_eq!(chunk_bytes(1 << 30, SLOT), 1 << 20);
+        assert_eq!(chunk_bytes(1 << 20, 4096), 4096);
+        assert_eq!(chunk_bytes(u64::MAX, u32::MAX), u32::MAX.into());
+        for bytes in [1u64, 65_535, 65_537, 1 << 20, 3_000_001] {
+            assert!(bytes.div_ceil(chunk_bytes(bytes, SLOT)) <= MAX_LANES as u64);
+        }
+    }
+}

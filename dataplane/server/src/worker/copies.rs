@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use cudarc::driver::sys::CUstream;
+use fusewire_wire::bulk::chunk_bytes;
 use fusewire_wire::ops::table::{
     CopyIn, CopyInInline, CopyOut, CopyRect, CopyWithin, INLINE_BYTES, INLINE_REPLY_BYTES, Memset,
 };
@@ -29,8 +30,8 @@ const MAX_UNWANTED: usize = 1 << 20;
 
 impl Gpu {
     pub(super) fn copy_in(&mut self, call: Call, record: &CopyIn) -> Result<(), Status> {
-        let slot_bytes = u64::from(self.pinned.plan().slot_bytes);
-        let chunks = self.expect_chunks(record.first_chunk, record.bytes.div_ceil(slot_bytes))?;
+        let chunk_bytes = chunk_bytes(record.bytes, self.pinned.plan().slot_bytes);
+        let chunks = self.expect_chunks(record.first_chunk, record.bytes.div_ceil(chunk_bytes))?;
         let first = chunks.start;
         self.enqueue_in(call.number, *record, chunks, first, first)
     }
@@ -81,7 +82,7 @@ impl Gpu {
         ticketed: &mut u64,
     ) -> Result<(), Status> {
         let plan = self.pinned.plan();
-        let slot_bytes = u64::from(plan.slot_bytes);
+        let chunk_bytes = chunk_bytes(record.bytes, plan.slot_bytes);
         // The slots of a long copy come back as it goes on.
         let every = u64::from(plan.h2d_slots / 8).max(1);
         self.covered(record.destination, record.bytes)?;
@@ -92,8 +93,8 @@ impl Gpu {
         }
         while *next < chunks.end && self.queued < QUEUE {
             let chunk = *next;
-            let offset = (chunk - chunks.start) * slot_bytes;
-            let bytes = (record.bytes - offset).min(slot_bytes);
+            let offset = (chunk - chunks.start) * chunk_bytes;
+            let bytes = (record.bytes - offset).min(chunk_bytes);
             self.count(id, 2)?;
             let slot = self.await_chunk(raw, chunk)?;
             let source = self.pinned.h2d_slot(slot).cast_const().cast::<c_void>();
@@ -189,7 +190,7 @@ impl Gpu {
 
     fn enqueue_piece(&mut self, number: u64, record: &CopyOut, offset: u64) -> Result<u64, Status> {
         let (id, raw) = self.stream(record.stream)?;
-        let bytes = (record.bytes - offset).min(u64::from(self.pinned.plan().slot_bytes));
+        let bytes = (record.bytes - offset).min(chunk_bytes(record.bytes, self.pinned.plan().slot_bytes));
         self.count(id, 2)?;
         let (slot, destination) = self.await_slot(raw)?;
         let source = record.source + offset;

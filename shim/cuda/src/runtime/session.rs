@@ -15,7 +15,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use fusewire_link::{BulkHandle, RawSlice, RawSliceMut, Waker};
-use fusewire_wire::bulk::{LaneCounts, MAX_LANES};
+use fusewire_wire::bulk::{LaneCounts, MAX_LANES, chunk_bytes};
 use fusewire_wire::error::ProtocolError;
 use fusewire_wire::ops::table::StreamSynchronize;
 use fusewire_wire::ops::{AsyncRecord, Record, SyncRecord};
@@ -540,15 +540,17 @@ impl Session {
         quiet: bool,
         record: impl FnOnce(u64) -> fusewire_wire::ops::table::CopyIn,
     ) -> Result<Arc<super::transfer::Transfer>, CUresult> {
-        let chunks = source.len().div_ceil(self.slot_bytes) as u64;
-        let mut made = None;
         let bytes = source.len();
+        let slot_bytes = u32::try_from(self.slot_bytes).unwrap_or(u32::MAX);
+        let chunk_bytes = usize::try_from(chunk_bytes(bytes as u64, slot_bytes)).unwrap_or(self.slot_bytes);
+        let chunks = bytes.div_ceil(chunk_bytes) as u64;
+        let mut made = None;
         self.publish_with(
             &[],
             |lane| {
                 let first = lane.next_chunk;
                 lane.next_chunk += chunks;
-                made = Some(self.transfers.queue(first, source, keep, self.slot_bytes));
+                made = Some(self.transfers.queue(first, source, keep, chunk_bytes));
                 record(first)
             },
             |_, number| {

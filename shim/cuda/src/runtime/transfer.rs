@@ -15,7 +15,8 @@ use super::session::lock;
 pub(crate) struct Transfer {
     first: u64,
     source: RawSlice,
-    slot_bytes: usize,
+    /// Bytes of each chunk, but for the last.
+    chunk_bytes: usize,
     /// Captured bytes, if the source is not the program's own memory.
     _keep: Option<Box<[u8]>>,
     /// Chunks not yet sent.
@@ -28,7 +29,7 @@ unsafe impl Sync for Transfer {}
 
 impl Transfer {
     fn chunks(&self) -> u64 {
-        self.source.len().div_ceil(self.slot_bytes) as u64
+        self.source.len().div_ceil(self.chunk_bytes) as u64
     }
 
     /// Waits until the source has been read to its end.
@@ -86,13 +87,13 @@ impl Transfers {
         first: u64,
         source: RawSlice,
         keep: Option<Box<[u8]>>,
-        slot_bytes: usize,
+        chunk_bytes: usize,
     ) -> Arc<Transfer> {
-        let chunks = source.len().div_ceil(slot_bytes) as u64;
+        let chunks = source.len().div_ceil(chunk_bytes) as u64;
         let transfer = Arc::new(Transfer {
             first,
             source,
-            slot_bytes,
+            chunk_bytes,
             _keep: keep,
             left: Mutex::new(chunks),
             sent: Condvar::new(),
@@ -114,8 +115,8 @@ impl Transfers {
         while queue.next < credit {
             let Some(transfer) = queue.waiting.front().cloned() else { return };
             let chunk = queue.next;
-            let offset = (chunk - transfer.first) as usize * transfer.slot_bytes;
-            let bytes = transfer.slot_bytes.min(transfer.source.len() - offset);
+            let offset = (chunk - transfer.first) as usize * transfer.chunk_bytes;
+            let bytes = transfer.chunk_bytes.min(transfer.source.len() - offset);
             // SAFETY: a part of the transfer's source, which stays as it is until its chunks are sent.
             let payload = unsafe { RawSlice::new(transfer.source.start().add(offset), bytes) };
             let header = ChunkHeader::host_to_device(chunk, u32::try_from(bytes).unwrap_or(u32::MAX));
