@@ -31,7 +31,7 @@ impl Error {
 
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
-/// Makes an [`Error`] of another error, with what was tried.
+/// Makes an [`enum@Error`] of another error, with what was tried.
 pub(crate) trait Context<T> {
     fn failed(self, tried: impl FnOnce() -> String) -> Result<T>;
     fn usage(self, tried: impl FnOnce() -> String) -> Result<T>;
