@@ -28,27 +28,18 @@ struct Cli {
     command: Command,
 }
 
+// What each says of itself in --help stands with its arguments.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Latency of single driver calls, in percentiles
     Latency(suite::latency::Args),
-    /// Copies between host and device, by size
     Bandwidth(suite::bandwidth::Args),
-    /// Training steps of ResNet-50 and Inception-v3
     Train(suite::train::Args),
-    /// Training over links of several bandwidths, against native and the link's own bound
     Matrix(suite::matrix::Args),
-    /// Several sessions on one GPU, against as many local processes
     Clients(suite::clients::Args),
-    /// From process start to the first kernel and to the first training step
     Coldstart(suite::coldstart::Args),
-    /// Count instructions of the hot paths, against committed ceilings
     Gate(gate::Args),
-    /// Join results, the later of two figures for the same thing winning
     Merge(report::merge::Args),
-    /// SVG plots of results
     Plot(report::plot::Args),
-    /// Markdown tables of results, printed or put into a page
     Table(report::table::Args),
     /// What the measuring processes run
     #[command(hide = true)]
