@@ -163,9 +163,15 @@ fn pointers_outside_the_session_are_refused() {
     let taken = maps.lines().find(|line| line.contains("libsoftgpu")).unwrap();
     let address = u64::from_str_radix(taken.split('-').next().unwrap(), 16).unwrap();
     assert_eq!(client.ask(HostMirror { context, address, bytes: 4096 }).err(), Some(2));
+    // Nothing is shared over this link, and a mirror is not shared memory.
+    assert_eq!(client.ask(HostShare { address: window::HOST_BASE, bytes: 4096 }).err(), Some(1));
+    client.ask(HostMirror { context, address: window::HOST_BASE, bytes: 4096 }).unwrap();
+    client.send(HostUnshare { address: window::HOST_BASE, bytes: 4096 });
+    let nothing = client.send(HostUnshare { address: 0, bytes: 0 });
+    assert_eq!(client.point(nothing), 0);
     client.synchronize(stream).unwrap();
     let codes: Vec<u32> = client.failed.iter().map(|failed| failed.1).collect();
-    assert_eq!(codes, [1; 17], "{:?}", client.failed);
+    assert_eq!(codes, [1; 18], "{:?}", client.failed);
 }
 
 fn numbers_out_of_range_are_refused() {
