@@ -1,6 +1,7 @@
 //! Questions about functions, and how many of their blocks fit on a multiprocessor.
 
 use std::ffi::c_char;
+use std::sync::atomic::Ordering::Relaxed;
 
 use crate::abi::{CUlaunchConfig, In, Out};
 use crate::attributes::{
@@ -74,7 +75,11 @@ fn potential(
 
 api! {
     fn cuFuncGetAttribute(value: Out<i32>, attribute: u32, function: u64) [ctx context] {
-        value.set(library::function(context, function)?.attribute(attribute)?)
+        let function = library::function(context, function)?;
+        if function.kernel == 0 && !function.is_loaded.load(Relaxed) {
+            return Err(Code::FUNCTION_NOT_LOADED);
+        }
+        value.set(function.attribute(attribute)?)
     }
 
     fn cuFuncSetAttribute(function: u64, attribute: u32, value: i32) [ctx context] {
@@ -110,12 +115,13 @@ api! {
     }
 
     fn cuFuncLoad(function: u64) [ctx context] {
-        library::function(context, function).map(drop)
+        library::function(context, function)?.is_loaded.store(true, Relaxed);
+        Ok(())
     }
 
     fn cuFuncIsLoaded(state: Out<u32>, function: u64) [ctx context] {
-        library::function(context, function)?;
-        state.set(1)
+        let function = library::function(context, function)?;
+        state.set(u32::from(function.kernel != 0 || function.is_loaded.load(Relaxed)))
     }
 
     fn cuOccupancyMaxActiveBlocksPerMultiprocessor(

@@ -2,6 +2,7 @@
 
 use std::ffi::{c_char, c_void};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use crate::abi::{In, Out, text};
 use crate::context::Context;
@@ -84,7 +85,9 @@ api! {
 
     fn cuModuleGetFunction(out: Out<u64>, module: u64, name: In<c_char>) [ctx _] {
         let loaded = get(module)?;
-        out.set(loaded.function(&text(name)?, 0)?.handle)
+        let function = loaded.function(&text(name)?, 0)?;
+        function.is_loaded.store(true, Relaxed);
+        out.set(function.handle)
     }
 
     fn cuModuleGetFunctionCount(count: Out<u32>, module: u64) [ctx _] {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use softgpu_ptx::{Global, Module, Param, Space};
@@ -46,6 +47,8 @@ pub(crate) struct Function {
     pub(crate) settings: Mutex<BTreeMap<u32, i32>>,
     /// The library kernel this is an instance of, or 0.
     pub(crate) kernel: u64,
+    /// Not after a mere listing of its module.
+    pub(crate) is_loaded: AtomicBool,
 }
 
 /// A kernel as those see it who launch it.
@@ -197,6 +200,7 @@ impl Loaded {
             globals: self.globals.clone(),
             settings: Mutex::default(),
             kernel,
+            is_loaded: AtomicBool::new(false),
         });
         FUNCTIONS.insert(function.handle, function.clone());
         functions.insert(name.to_owned(), function.clone());

@@ -100,11 +100,26 @@ impl Gpu {
                 return Err(INVALID_VALUE);
             }
             // SAFETY: the driver's text, NUL-terminated.
-            let name = unsafe { CStr::from_ptr(text) }.to_bytes().to_vec();
+            let name = unsafe { CStr::from_ptr(text) };
+            let raw = if library.is_some() { raw } else { self.loaded_function(owner, name)? };
             let (info, parameters) = self.describe(raw, library.is_some(), device);
-            kernels.push(Known { name, info, parameters });
+            if info.max_threads <= 0 {
+                // Not described: the program asks for it when it needs it.
+                return Err(INVALID_VALUE);
+            }
+            kernels.push(Known { name: name.to_bytes().to_vec(), info, parameters });
         }
         Ok(kernels)
+    }
+
+    /// A function of a module, with its code on the GPU. What `cuModuleEnumerateFunctions` names is not loaded
+    /// yet, and has no attributes: asked for one, driver 580 answers FUNCTION_NOT_LOADED.
+    fn loaded_function(&self, module: u64, name: &CStr) -> Result<CUfunction, Status> {
+        let mut raw = std::ptr::null_mut();
+        let module = self.modules.get(module)?.raw;
+        // SAFETY: a live module, and a name that the driver gave.
+        check(unsafe { self.d.cuModuleGetFunction(&raw mut raw, module, name.as_ptr()) })?;
+        Ok(raw)
     }
 
     /// Attributes and parameters of a function or kernel.

@@ -21,6 +21,9 @@ use super::shared;
 /// Large enough that the GPU's engine is at its speed, small enough to stay in a processor's cache on its way.
 const SLOT: usize = 512 << 10;
 const SLOTS: usize = 64;
+/// The longest copy that is worth it: one processor copies here, and the lanes have one each. (Measured on a host of
+/// 16 cores, copies of 16 MiB: 8.8 GB/s to the device and 8.0 from it here, 14.5 and 15.8 over the lanes.)
+const MOST: usize = 1 << 20;
 /// Slots that one copy from the device is ahead of its caller.
 const AHEAD: usize = 8;
 /// How long a caller waits for a slot. All of them may belong to streams that wait for what this caller does next;
@@ -95,7 +98,7 @@ pub(crate) unsafe fn copy_in(
     bytes: usize,
     patient: bool,
 ) -> Result<usize, CUresult> {
-    let Some(staging) = slots(runtime) else { return Ok(0) };
+    let Some(staging) = slots(runtime).filter(|_| bytes <= MOST) else { return Ok(0) };
     let source = std::ptr::with_exposed_provenance::<u8>(from as usize);
     for offset in (0..bytes).step_by(SLOT) {
         let length = SLOT.min(bytes - offset);
@@ -134,7 +137,7 @@ pub(crate) unsafe fn copy_out(
     from: u64,
     bytes: usize,
 ) -> Result<usize, CUresult> {
-    let Some(staging) = slots(runtime) else { return Ok(0) };
+    let Some(staging) = slots(runtime).filter(|_| bytes <= MOST) else { return Ok(0) };
     let target = std::ptr::with_exposed_provenance_mut::<u8>(to as usize);
     let mut coming: VecDeque<(u64, usize, usize, Arc<Waiter>)> = VecDeque::new();
     let mut result = Ok(());
