@@ -15,7 +15,7 @@ use crate::abi::types::CUresult;
 use super::Runtime;
 use super::memory::{ALIGNMENT, Heap, Map, Place, Ranges, Region, SMALL, Share};
 use super::objects::{Context, Stream};
-use super::session::{Pending, Reclaim, lock};
+use super::session::{Pending, Reclaim, Waiter, lock};
 use super::shared::{self, Shared};
 
 pub(super) const PAGE: u64 = 4096;
@@ -324,6 +324,7 @@ pub(crate) fn reclaim(reclaim: Reclaim) {
     match reclaim {
         Reclaim::Range(address, bytes) => runtime.memory.give_addresses(address, bytes),
         Reclaim::Pieces { device, heap, pieces } => runtime.memory.give_pieces(device, heap, pieces),
+        Reclaim::HostWindow(address, bytes) => drop(lock(&runtime.memory.host_window).give(address, bytes)),
         Reclaim::Slot(slot) => shared::give_slot(runtime, slot),
         Reclaim::Host(address, bytes, share) => shared::reclaim(runtime, address, bytes, share),
     }
@@ -389,10 +390,15 @@ pub(crate) fn free_host(runtime: &Runtime, address: u64) -> Result<(), CUresult>
         return Ok(());
     }
     runtime.memory.host_regions.fetch_sub(1, Relaxed);
-    forget_mirror(runtime, &region);
     let whole = region.bytes.next_multiple_of(PAGE);
     put_back(address, whole);
-    lock(&runtime.memory.host_window).give(address, whole);
+    let Some(record) = forget_mirror(runtime, &region) else {
+        lock(&runtime.memory.host_window).give(address, whole);
+        return Ok(());
+    };
+    // A session that is over has nothing to give back.
+    let reclaim = Pending::Reclaim(Reclaim::HostWindow(address, whole));
+    let _ = runtime.session.post_pending(None, &record, &[], |_| reclaim);
     Ok(())
 }
 
@@ -439,15 +445,20 @@ pub(crate) fn unregister(runtime: &Runtime, base: u64) -> Result<(), CUresult> {
     settle(runtime, region.base, region.bytes);
     runtime.memory.map_mut().remove(base);
     runtime.memory.host_regions.fetch_sub(1, Relaxed);
-    forget_mirror(runtime, &region);
+    if let Some(record) = forget_mirror(runtime, &region) {
+        // The program may register the same addresses next.
+        let waiter = Waiter::new();
+        let mine = waiter.clone();
+        runtime.session.post_pending(None, &record, &[], |_| Pending::Call(mine))?;
+        runtime.session.wait_for(&waiter, 0)?;
+    }
     Ok(())
 }
 
-fn forget_mirror(runtime: &Runtime, region: &Region) {
-    if let Some((base, bytes)) = runtime.mirrors.forget(region.base, region.bytes) {
-        // A session that is over has nothing to give back.
-        let _ = runtime.session.post(&HostUnmirror { context: region.context, address: base, bytes }, &[]);
-    }
+/// Forgets the mirror of a region, if it has one, and gives what is to be posted for that.
+fn forget_mirror(runtime: &Runtime, region: &Region) -> Option<HostUnmirror> {
+    let (base, bytes) = runtime.mirrors.forget(region.base, region.bytes)?;
+    Some(HostUnmirror { context: region.context, address: base, bytes })
 }
 
 /// Waits until no copy reads from or writes to a range of host memory.

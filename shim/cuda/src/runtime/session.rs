@@ -54,6 +54,8 @@ pub(crate) enum Reclaim {
     Range(u64, u64),
     /// Pinned memory that the server had as well: address, bytes, what it was.
     Host(u64, u64, Share),
+    /// Pinned memory that was mirrored: its addresses are used again once the server has nothing there any more.
+    HostWindow(u64, u64),
     /// A slot of `staging`. It comes back whatever became of its copy.
     Slot(u64),
 }
