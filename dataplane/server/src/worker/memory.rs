@@ -327,22 +327,9 @@ impl Gpu {
         if !self.ranges.is_free(start, bytes) {
             return Err(INVALID_VALUE);
         }
-        let (hint, size) = (start as *mut c_void, bytes as usize);
-        // SAFETY: MAP_FIXED_NOREPLACE takes an address that nobody uses or none at all.
-        let mapped = unsafe {
-            let flags =
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE | libc::MAP_NORESERVE;
-            libc::mmap(hint, size, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
-        };
-        if mapped == libc::MAP_FAILED {
-            return Err(OUT_OF_MEMORY);
-        }
-        if mapped != hint {
-            // A kernel older than the flag took the address as a hint.
-            // SAFETY: what was just mapped.
-            unsafe { libc::munmap(mapped, size) };
-            return Err(OUT_OF_MEMORY);
-        }
+        let size = bytes as usize;
+        let hint =
+            map_exactly(start, size, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE, None)?;
         // SAFETY: our own fresh mapping.
         let status = unsafe { self.d.cuMemHostRegister_v2(hint, size, MIRROR_FLAGS) };
         if let Err(status) = self.ok(status) {
@@ -392,24 +379,11 @@ impl Gpu {
         if self.memory.mirrored.saturating_add(bytes) > physical_memory() / 4 {
             return Err(OUT_OF_MEMORY);
         }
-        let (hint, size) = (start as *mut c_void, bytes as usize);
+        let size = bytes as usize;
         let offset = libc::off_t::try_from(offset).map_err(|_| INVALID_VALUE)?;
-        // SAFETY: MAP_FIXED_NOREPLACE takes an address that nobody uses or none at all. The memory is sealed: no
-        // peer can take it away under the mapping.
-        let mapped = unsafe {
-            let flags = libc::MAP_SHARED | libc::MAP_FIXED_NOREPLACE;
-            libc::mmap(hint, size, libc::PROT_READ | libc::PROT_WRITE, flags, memory.as_raw_fd(), offset)
-        };
-        if mapped == libc::MAP_FAILED {
-            return Err(OUT_OF_MEMORY);
-        }
-        let registered = if mapped == hint {
-            pinned::register(self.d, home, hint, size)
-        } else {
-            // A kernel older than the flag took the address as a hint.
-            Err(OUT_OF_MEMORY)
-        };
-        if let Err(status) = registered {
+        // The memory is sealed: no peer can take it away under the mapping.
+        let mapped = map_exactly(start, size, libc::MAP_SHARED, Some((memory.as_raw_fd(), offset)))?;
+        if let Err(status) = pinned::register(self.d, home, mapped, size) {
             // SAFETY: what was just mapped; the driver does not know it.
             unsafe { libc::munmap(mapped, size) };
             return Err(status);
@@ -470,6 +444,35 @@ impl Gpu {
         self.ranges.add(Range { start, bytes, kind: Kind::Global { owner } });
         Ok(())
     }
+}
+
+/// Maps memory at this address and no other, and replaces nothing.
+///
+/// # Errors
+/// `OUT_OF_MEMORY` when this process has something there.
+fn map_exactly(
+    start: u64,
+    size: usize,
+    flags: i32,
+    file: Option<(libc::c_int, libc::off_t)>,
+) -> Result<*mut c_void, Status> {
+    let hint = start as *mut c_void;
+    let (fd, offset) = file.unwrap_or((-1, 0));
+    // SAFETY: MAP_FIXED_NOREPLACE takes an address that nobody uses or none at all.
+    let mapped = unsafe {
+        let flags = flags | libc::MAP_FIXED_NOREPLACE;
+        libc::mmap(hint, size, libc::PROT_READ | libc::PROT_WRITE, flags, fd, offset)
+    };
+    if mapped == libc::MAP_FAILED {
+        return Err(OUT_OF_MEMORY);
+    }
+    if mapped != hint {
+        // A kernel older than the flag took the address as a hint.
+        // SAFETY: what was just mapped.
+        unsafe { libc::munmap(mapped, size) };
+        return Err(OUT_OF_MEMORY);
+    }
+    Ok(mapped)
 }
 
 #[cfg(test)]

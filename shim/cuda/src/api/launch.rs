@@ -132,26 +132,12 @@ pub unsafe extern "C" fn cuLaunchKernel(
     extra: *mut *mut c_void,
 ) -> CUresult {
     runtime::call(counter!("cuLaunchKernel"), |runtime| {
-        let function = handles::function(function)?;
-        let stream = current::stream(runtime, stream)?;
         let shape = Shape {
             grid: Dim3 { x: grid_x, y: grid_y, z: grid_z },
             block: Dim3 { x: block_x, y: block_y, z: block_z },
             shared: shared_bytes,
         };
-        check(runtime, &stream, &function, &shape)?;
-        let mut packed = Packed::new();
-        // SAFETY: the program's pointers, as the launch functions take them.
-        let bytes = unsafe { packed.pack(&function, parameters, extra) }?;
-        let record = Launch {
-            function: function.handle,
-            stream: stream.handle,
-            grid: shape.grid,
-            block: shape.block,
-            shared_bytes,
-            parameter_bytes: u32::try_from(bytes.len()).unwrap_or(0),
-        };
-        publish(runtime, &stream, bytes, || runtime.session.post_on(&stream, &record, &[bytes]).map(drop))
+        launch(runtime, function, stream, &shape, &[], parameters, extra)
     })
 }
 
@@ -217,7 +203,9 @@ pub(crate) unsafe fn attributes(
     Ok(read)
 }
 
-fn launch_ex(
+/// Checks and publishes a launch, with or without attributes.
+#[inline]
+fn launch(
     runtime: &Runtime,
     function: CUfunction,
     stream: CUstream,
@@ -311,7 +299,7 @@ pub unsafe extern "C" fn cuLaunchKernelEx(
         // SAFETY: it says how many attributes there are.
         let attributes = unsafe { attributes(config.attributes, config.count) }?;
         let shape = Shape { grid: config.grid, block: config.block, shared: config.shared_bytes };
-        launch_ex(runtime, function, default_stream(config.stream), &shape, &attributes, parameters, extra)
+        launch(runtime, function, default_stream(config.stream), &shape, &attributes, parameters, extra)
     })
 }
 
@@ -339,7 +327,7 @@ pub unsafe extern "C" fn cuLaunchCooperativeKernel(
         let mut value = [0; 64];
         value[0] = 1;
         let attributes = [LaunchAttribute { id: COOPERATIVE, reserved: 0, value }];
-        launch_ex(runtime, function, stream, &shape, &attributes, parameters, std::ptr::null_mut())
+        launch(runtime, function, stream, &shape, &attributes, parameters, std::ptr::null_mut())
     })
 }
 
