@@ -73,7 +73,8 @@ int main(int count, char **words) {
     must(function(&kernel, module, "nothing"), "cuModuleGetFunction");
     must(allocate(&memory, BYTES), "cuMemAlloc");
     must(pin(&host, BYTES, 0), "cuMemHostAlloc");
-    memset(host, 1, BYTES);
+    if (!strcmp(words[1], "bulk"))
+        memset(host, 1, BYTES);
 
     uint64_t a = memory, b = memory;
     uint32_t c = 3;

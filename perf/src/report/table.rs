@@ -3,6 +3,7 @@
 //! Nothing is rounded so that it looks better: four significant figures, and ratios to three places with the
 //! whole range of the rounds.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
@@ -77,11 +78,15 @@ fn one(text: &mut String, suite: &str, figures: &[&Figure], runs: &[Run]) {
     let _ = writeln!(text, "| case | native | {} |", links.join(" | "));
     let _ = writeln!(text, "|---|---|{}", "---|".repeat(links.len()));
     for case in distinct(figures, |figure| &figure.case) {
-        let of = |link: &str| figures.iter().find(|figure| figure.case == case && figure.link == link);
-        let Some(first) = links.iter().find_map(|link| of(link)) else { continue };
-        let cells: Vec<String> =
-            links.iter().map(|link| of(link).map_or("–".into(), |figure| cell(figure))).collect();
-        let _ = writeln!(text, "| {case} | {} | {} |", native(first), cells.join(" | "));
+        // A row for each run: what was native in one is nothing to the links of another.
+        let of_case = figures.iter().filter(|figure| figure.case == case);
+        for run in of_case.map(|figure| figure.run).collect::<BTreeSet<usize>>() {
+            let of = |link: &str| figures.iter().find(|f| f.case == case && f.link == link && f.run == run);
+            let Some(first) = links.iter().find_map(|link| of(link)) else { continue };
+            let cells: Vec<String> =
+                links.iter().map(|link| of(link).map_or("–".into(), |figure| cell(figure))).collect();
+            let _ = writeln!(text, "| {case} | {} | {} |", native(first), cells.join(" | "));
+        }
     }
     let mut used: Vec<usize> = figures.iter().map(|figure| figure.run).collect();
     used.sort_unstable();

@@ -21,11 +21,10 @@ use super::shared;
 /// Large enough that the GPU's engine is at its speed, small enough to stay in a processor's cache on its way.
 const SLOT: usize = 512 << 10;
 const SLOTS: usize = 64;
-/// The longest copy that is worth it: one processor copies here, and the lanes have one each. (Measured on a host of
-/// 16 cores, copies of 16 MiB: 8.8 GB/s to the device and 8.0 from it here, 14.5 and 15.8 over the lanes.)
+/// The longest copy that is worth it: one processor copies here, and the lanes have one each.
 const MOST: usize = 1 << 20;
-/// Slots that one copy from the device is ahead of its caller.
-const AHEAD: usize = 8;
+/// Slots that one copy from the device is ahead of its caller: all of it.
+const AHEAD: usize = MOST.div_ceil(SLOT);
 /// How long a caller waits for a slot. All of them may belong to streams that wait for what this caller does next;
 /// the lanes have room of their own.
 const PATIENCE: Duration = Duration::from_millis(20);
