@@ -48,6 +48,8 @@ fn free_stream(runtime: &Runtime, stream: CUstream, mode: u32) -> Result<Arc<Str
 pub unsafe extern "C" fn cuStreamBeginCapture_v2(stream: CUstream, mode: u32) -> CUresult {
     runtime::call(counter!("cuStreamBeginCapture_v2"), |runtime| {
         let stream = free_stream(runtime, stream, mode)?;
+        // Not to become part of the capture.
+        runtime.session.bring_back()?;
         let record = CaptureBegin { stream: stream.handle, mode, reserved: 0 };
         runtime.session.post_on(&stream, &record, &[])?;
         runtime.captures.begin(&stream, mode, None);

@@ -243,10 +243,10 @@ fn launch(runtime: &Runtime, exec: &GraphExec, stream: &Arc<Stream>) -> Result<(
     for mirror in &mirrors {
         mirror::push(runtime, stream, mirror)?;
     }
+    // Host functions and event records may be part of it.
+    runtime.session.bring_back()?;
     post()?;
-    for mirror in &mirrors {
-        mirror::pull(runtime, stream, mirror)?;
-    }
+    mirror::owe(&runtime.session, stream, &mirrors);
     Ok(())
 }
 

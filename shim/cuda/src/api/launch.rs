@@ -109,9 +109,7 @@ fn publish(
         mirror::push(runtime, stream, mirror)?;
     }
     post()?;
-    for mirror in &mirrors {
-        mirror::pull(runtime, stream, mirror)?;
-    }
+    mirror::owe(&runtime.session, stream, &mirrors);
     Ok(())
 }
 
@@ -253,6 +251,8 @@ fn launch(
     publish(runtime, &stream, bytes, || {
         event::post_record(runtime, first, &stream, &record, &[attributes.as_bytes(), bytes])
     })?;
+    // Whoever waits for the event may look at what the kernel has written.
+    runtime.session.bring_back()?;
     for event in more {
         if event::note(event, &stream) {
             continue;

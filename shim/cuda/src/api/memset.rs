@@ -55,7 +55,8 @@ fn memset(
     let mirror = mirror::ensure(runtime, &stream.context, to, bytes as u64)?;
     mirror::push(runtime, &stream, &mirror)?;
     runtime.session.post_on(&stream, &record, &[])?;
-    mirror::pull(runtime, &stream, &mirror)
+    mirror::owe(&runtime.session, &stream, &[mirror]);
+    Ok(())
 }
 
 #[unsafe(no_mangle)]

@@ -116,6 +116,8 @@ pub unsafe extern "C" fn cuStreamWaitEvent(stream: CUstream, event: CUevent, fla
                 return Err(CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
             }
             if mine == 0 {
+                // Not to become part of the capture.
+                runtime.session.bring_back()?;
                 runtime.captures.join(captured, &stream);
             } else if mine != captured {
                 return Err(crate::abi::result::CUDA_ERROR_STREAM_CAPTURE_MERGE);

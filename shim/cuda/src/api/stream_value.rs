@@ -53,6 +53,8 @@ fn write(
     if flags & !1 != 0 {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
+    // The program may take the word for a sign that earlier work is finished.
+    runtime.session.bring_back()?;
     let record = StreamWriteValue { stream: stream.handle, address, value, flags, bytes };
     runtime.session.post_on(stream, &record, &[]).map(drop)
 }

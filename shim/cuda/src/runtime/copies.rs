@@ -9,8 +9,8 @@
 //! nothing but the copy's having returned, or the synchronisation.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex};
 
 use fusewire_link::RawSlice;
 use fusewire_wire::ops::table::{
@@ -22,7 +22,7 @@ use crate::abi::result::{CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_STREAM_CAPTURE_UNS
 use crate::abi::types::CUresult;
 
 use super::objects::Stream;
-use super::session::{CopyOut, Landing, Pending, Waiter, lock};
+use super::session::{CopyOut, Landing, Pending, Room, Waiter, lock};
 use super::{Runtime, memory_state, mirror, staging, stats};
 
 /// Pageable sources up to this many bytes are captured; a longer one is sent from where it is, and the
@@ -327,12 +327,8 @@ fn receive<R: fusewire_wire::ops::AsyncRecord>(
 ) -> Result<(), CUresult> {
     let waiter = waits.then(Waiter::new);
     let copy = Arc::new(CopyOut { stream: stream.clone(), bytes, landing, writes, waiter: waiter.clone() });
-    runtime.session.copies_out.fetch_add(1, Relaxed);
-    let posted = runtime.session.post_pending(Some(stream), record, &[], |_| Pending::CopyOut(copy));
-    if posted.is_err() {
-        runtime.session.copies_out.fetch_sub(1, Relaxed);
-    }
-    posted?;
+    runtime.session.bring_back()?;
+    runtime.session.post_copy_out(record, copy, Room::Await)?;
     match waiter {
         Some(waiter) => runtime.session.wait_for(&waiter, bytes),
         None => {
@@ -355,9 +351,7 @@ pub(crate) fn receive_packed<R: fusewire_wire::ops::AsyncRecord>(
     record: &R,
     finish: impl FnOnce(&[u8]) + Send + 'static,
 ) -> Result<(), CUresult> {
-    let landing =
-        Landing::Packed(Mutex::new(vec![0; bytes].into_boxed_slice()), Mutex::new(Some(Box::new(finish))));
-    receive(runtime, stream, bytes, landing, writes, waits, record)
+    receive(runtime, stream, bytes, Landing::packed(bytes, finish), writes, waits, record)
 }
 
 /// `cuStreamSynchronize`: nothing is asked when everything is known to be finished.

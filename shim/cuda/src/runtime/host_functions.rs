@@ -39,7 +39,7 @@ impl HostThread {
                         lock(&session.pending).remove(&number);
                     }
                     // A session that is over has told its callers already.
-                    let _ = session.post(&HostFuncDone { function: number }, &[]);
+                    let _ = session.post_answer(&HostFuncDone { function: number });
                 }
             });
             match started {

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Acquire, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use fusewire_wire::ops::table::{BlockMap, BlockUnmap, Fence, HostUnmirror};
@@ -474,7 +474,9 @@ pub(crate) fn settle(runtime: &Runtime, base: u64, bytes: u64) {
 
 /// Streams that are copying into a range of host memory.
 pub(crate) fn writers(runtime: &Runtime, base: u64, bytes: u64) -> Vec<Arc<Stream>> {
-    if runtime.session.copies_out.load(Relaxed) == 0 {
+    // A session that is over writes nothing.
+    let _ = runtime.session.bring_back();
+    if runtime.session.copies_out.load(Acquire) == 0 {
         return Vec::new();
     }
     let range = base..base.saturating_add(bytes);

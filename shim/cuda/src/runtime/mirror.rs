@@ -1,10 +1,13 @@
 //! Host memory that kernels use: mirrored on the server at the same address, over links that share none.
 //!
 //! Before a launch that is given an address in such memory, what the program has changed there is sent;
-//! after it, what the kernel has changed is brought back. "Changed" is found by comparing with a shadow of
-//! what both ends last agreed on, so that neither end overwrites what the other has written since.
+//! what the kernel has changed is brought back before the program can learn that it has ended ([`Owed`]).
+//! "Changed" is found by comparing with a shadow of what both ends last agreed on, so that neither end overwrites
+//! what the other has written since.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::sync::{Arc, Mutex};
 
 use fusewire_wire::ops::table::{CopyInInline, CopyOut as CopyOutOp, HostMirror, INLINE_BYTES};
@@ -15,9 +18,11 @@ use crate::abi::types::CUresult;
 use super::Runtime;
 use super::memory::Place;
 use super::objects::{Context, Stream};
-use super::session::{CopyOut, Landing, Pending, lock};
+use super::session::{CopyOut, Landing, Room, Session, lock};
 
 const PAGE: u64 = 4096;
+/// What kernels write at once: no part of one comes from the program while the device may be changing the rest.
+const WORD: usize = 4;
 
 /// One mirrored range: whole pages, of which the program uses a part.
 pub(crate) struct Mirror {
@@ -28,16 +33,56 @@ pub(crate) struct Mirror {
     /// What both ends last agreed on, of that part. Never held while something is published, which may wait for
     /// the I/O thread: that one takes it.
     shadow: Mutex<Box<[u8]>>,
+    /// How long that part is.
+    used: usize,
     /// Held by who sends changes, until they are published. Taken before `shadow`.
     sending: Mutex<()>,
+    /// Changes of the device's that are owed or on their way: bytes that the program has left alone are not sent
+    /// then, for the shadow may be behind.
+    ahead: AtomicUsize,
 }
 
 impl Mirror {
     /// Memory that the server has itself: there is nothing to compare or carry.
     fn of_shared(region: &super::memory::Region) -> Self {
         let bytes = usize::try_from(region.bytes).unwrap_or(usize::MAX);
-        let shadow = Mutex::new(Box::default());
-        Self { base: region.base, bytes, start: region.base, shadow, sending: Mutex::default() }
+        Self::new(region.base, bytes, region.base, 0)
+    }
+
+    fn new(base: u64, bytes: usize, start: u64, used: usize) -> Self {
+        let shadow = Mutex::new(vec![0; used].into_boxed_slice());
+        Self { base, bytes, start, shadow, used, sending: Mutex::default(), ahead: AtomicUsize::new(0) }
+    }
+
+    /// What the program has changed in a block of up to a page, which counts as agreed upon from here on: the
+    /// block, and which parts of it.
+    fn changed(&self, at: usize, length: usize) -> Option<([u8; PAGE as usize], Vec<Range<usize>>)> {
+        let source = std::ptr::with_exposed_provenance::<u8>(self.start as usize + at);
+        let mut shadow = lock(&self.shadow);
+        let shadow = shadow.get_mut(at..at + length)?;
+        // SAFETY: mirrored memory is the program's pinned memory, mapped as long as the mirror is known; a race
+        // with the program's own stores is the race that a kernel would see.
+        if unsafe { libc::memcmp(source.cast(), shadow.as_ptr().cast(), length) } == 0 {
+            return None;
+        }
+        let mut block = [0; PAGE as usize];
+        // SAFETY: as above.
+        unsafe { std::ptr::copy_nonoverlapping(source, block.as_mut_ptr(), length) };
+        let mut parts: Vec<Range<usize>> = Vec::new();
+        if self.ahead.load(Relaxed) == 0 {
+            parts.push(0..length);
+        } else {
+            for (n, (new, old)) in block[..length].chunks(WORD).zip(shadow.chunks(WORD)).enumerate() {
+                let word = n * WORD..n * WORD + new.len();
+                match parts.last_mut() {
+                    _ if new == old => {}
+                    Some(last) if last.end == word.start => last.end = word.end,
+                    _ => parts.push(word),
+                }
+            }
+        }
+        shadow.copy_from_slice(&block[..length]);
+        Some((block, parts))
     }
 }
 
@@ -96,8 +141,7 @@ pub(crate) fn ensure(
     let (start, end) = if own_pages { (start, end) } else { (base, base + bytes) };
     let used = usize::try_from(end - start).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
     let bytes = usize::try_from(bytes).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
-    let shadow = Mutex::new(vec![0; used].into_boxed_slice());
-    let mirror = Arc::new(Mirror { base, bytes, start, shadow, sending: Mutex::default() });
+    let mirror = Arc::new(Mirror::new(base, bytes, start, used));
     lock(&runtime.mirrors.0).insert(base, mirror.clone());
     Ok(mirror)
 }
@@ -108,74 +152,131 @@ pub(crate) fn ensure(
 /// When the session is over.
 pub(crate) fn push(runtime: &Runtime, stream: &Stream, mirror: &Mirror) -> Result<(), CUresult> {
     let _sending = lock(&mirror.sending);
+    let used = mirror.used;
+    let mut run = Run { mirror, at: 0, bytes: Vec::new() };
     let mut at = 0;
-    let mut block = [0u8; PAGE as usize];
-    let mut run: Vec<u8> = Vec::new();
-    let mut run_at = 0;
-    let used = lock(&mirror.shadow).len();
     while at < used {
-        let length = block.len().min(used - at);
-        let source = std::ptr::with_exposed_provenance::<u8>(mirror.start as usize + at);
-        let mut shadow = lock(&mirror.shadow);
-        // SAFETY: mirrored memory is the program's pinned memory, mapped as long as the mirror is known; a
-        // race with the program's own stores is the race that a kernel would see.
-        unsafe { std::ptr::copy_nonoverlapping(source, block.as_mut_ptr(), length) };
-        let changed = shadow[at..at + length] != block[..length];
-        if changed {
-            shadow[at..at + length].copy_from_slice(&block[..length]);
-        }
-        drop(shadow);
-        if changed {
-            if run.is_empty() {
-                run_at = at;
+        let length = (PAGE as usize).min(used - at);
+        if let Some((block, changed)) = mirror.changed(at, length) {
+            for part in changed {
+                run.add(runtime, stream, at + part.start, &block[part])?;
             }
-            run.extend_from_slice(&block[..length]);
         }
         at += length;
-        if !run.is_empty() && (!changed || run.len() + block.len() > INLINE_BYTES || at >= used) {
-            let record = CopyInInline {
-                stream: stream.handle,
-                destination: mirror.start + run_at as u64,
-                bytes: run.len() as u64,
-            };
-            runtime.session.post_on(stream, &record, &[&run])?;
-            run.clear();
+    }
+    run.send(runtime, stream)
+}
+
+/// Bytes of a mirror, one after the other, that go in one record.
+struct Run<'a> {
+    mirror: &'a Mirror,
+    at: usize,
+    bytes: Vec<u8>,
+}
+
+impl Run<'_> {
+    fn add(&mut self, runtime: &Runtime, stream: &Stream, at: usize, bytes: &[u8]) -> Result<(), CUresult> {
+        if self.at + self.bytes.len() != at || self.bytes.len() + bytes.len() > INLINE_BYTES {
+            self.send(runtime, stream)?;
+            self.at = at;
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn send(&mut self, runtime: &Runtime, stream: &Stream) -> Result<(), CUresult> {
+        if self.bytes.is_empty() {
+            return Ok(());
+        }
+        let record = CopyInInline {
+            stream: stream.handle,
+            destination: self.mirror.start + self.at as u64,
+            bytes: self.bytes.len() as u64,
+        };
+        runtime.session.post_on(stream, &record, &[&self.bytes])?;
+        self.bytes.clear();
+        Ok(())
+    }
+}
+
+/// What the device may have changed, and nobody has asked for yet: brought back before the program can learn that
+/// the work is finished, and otherwise by the I/O thread after a while, for programs that look at the memory
+/// without asking. So a kernel that is given the same word a hundred times costs one copy, not a hundred.
+#[derive(Default)]
+pub(crate) struct Owed {
+    any: AtomicBool,
+    /// Held while what is owed is published: whoever finds nothing owed can rely on its having been published.
+    list: Mutex<Vec<(Arc<Mirror>, Arc<Stream>)>>,
+}
+
+impl Owed {
+    #[inline]
+    pub(crate) fn any(&self) -> bool {
+        self.any.load(Acquire)
+    }
+}
+
+/// The last operation on the stream may have changed these mirrors.
+pub(crate) fn owe(session: &Session, stream: &Arc<Stream>, mirrors: &[Arc<Mirror>]) {
+    let mut list = lock(&session.owed.list);
+    for mirror in mirrors.iter().filter(|mirror| mirror.used != 0) {
+        let known = |(other, on): &(Arc<Mirror>, Arc<Stream>)| {
+            Arc::ptr_eq(other, mirror) && on.handle == stream.handle
+        };
+        if !list.iter().any(known) {
+            mirror.ahead.fetch_add(1, Relaxed);
+            list.push((mirror.clone(), stream.clone()));
         }
     }
+    let first = !list.is_empty() && !session.owed.any.swap(true, Release);
+    drop(list);
+    if first {
+        // It may have gone to sleep with nothing owed.
+        session.wake();
+    }
+}
+
+/// Publishes the copies that are owed. Only the I/O thread does so without waiting for room, which it makes itself;
+/// it comes back later if somebody else is at it.
+///
+/// # Errors
+/// When the session is over.
+pub(crate) fn bring_back(session: &Session, room: Room) -> Result<(), CUresult> {
+    let mut list = match room {
+        Room::Await => lock(&session.owed.list),
+        Room::Take => match session.owed.list.try_lock() {
+            Ok(list) => list,
+            Err(_) => return Ok(()),
+        },
+    };
+    for (mirror, stream) in list.drain(..) {
+        pull(session, &stream, &mirror, room)?;
+    }
+    session.owed.any.store(false, Release);
     Ok(())
 }
 
 /// Brings back what the device has changed in a mirror, after the last operation on the stream.
-///
-/// # Errors
-/// When the session is over.
-pub(crate) fn pull(runtime: &Runtime, stream: &Arc<Stream>, mirror: &Arc<Mirror>) -> Result<(), CUresult> {
+fn pull(session: &Session, stream: &Arc<Stream>, mirror: &Arc<Mirror>, room: Room) -> Result<(), CUresult> {
     let before = lock(&mirror.shadow).clone();
     let used = before.len();
-    if used == 0 {
-        return Ok(());
-    }
     let target = mirror.clone();
     let finish = move |now: &[u8]| merge(&target, &before, now);
-    let copy = Arc::new(CopyOut {
+    let copy = CopyOut {
         stream: stream.clone(),
         bytes: used,
-        landing: Landing::Packed(
-            Mutex::new(vec![0; used].into_boxed_slice()),
-            Mutex::new(Some(Box::new(finish))),
-        ),
+        landing: Landing::packed(used, finish),
         writes: mirror.start..mirror.start + used as u64,
         waiter: None,
-    });
+    };
     let record = CopyOutOp { stream: stream.handle, source: mirror.start, bytes: used as u64 };
-    runtime.session.copies_out.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    runtime.session.post_pending(Some(stream), &record, &[], |_| Pending::CopyOut(copy))?;
-    Ok(())
+    session.post_copy_out(&record, Arc::new(copy), room)
 }
 
 /// Writes what the device changed, `before` to `now`, into the program's memory.
 fn merge(mirror: &Mirror, before: &[u8], now: &[u8]) {
     let mut shadow = lock(&mirror.shadow);
+    mirror.ahead.fetch_sub(1, Relaxed);
     for (block, (old, new)) in before.chunks(64).zip(now.chunks(64)).enumerate() {
         if old == new {
             continue;
@@ -244,4 +345,51 @@ pub(crate) fn pointed_to(
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::objects::{Context, StreamKind};
+    use crate::runtime::session::Pending;
+    use std::time::Duration;
+
+    #[test]
+    fn what_many_kernels_may_have_written_comes_back_once() {
+        let session = Session::new(1 << 20, 8, 1, Duration::ZERO, true);
+        let context = Arc::new(Context::new(1, 0, true, 0, 3020));
+        let stream = |handle| Arc::new(Stream::new(handle, context.clone(), StreamKind::Created, 1, 0));
+        let (one, two) = (stream(16), stream(32));
+        let mirror = Arc::new(Mirror::new(0x1000, PAGE as usize, 0x1000, 4));
+        for _ in 0..100 {
+            owe(&session, &one, std::slice::from_ref(&mirror));
+        }
+        owe(&session, &two, std::slice::from_ref(&mirror));
+        let copies = || {
+            let pending = lock(&session.pending);
+            pending.values().filter(|pending| matches!(pending, Pending::CopyOut(_))).count()
+        };
+        assert_eq!((copies(), session.owed.any()), (0, true));
+        session.bring_back().unwrap();
+        // One for each stream, since nothing orders the two.
+        assert_eq!((copies(), session.owed.any()), (2, false));
+        session.bring_back().unwrap();
+        assert_eq!(copies(), 2);
+    }
+
+    #[test]
+    fn bytes_that_the_program_left_alone_are_not_sent_while_the_device_is_ahead() {
+        let mut memory = vec![0u8; 64];
+        let start = memory.as_mut_ptr().expose_provenance() as u64;
+        let mirror = Mirror::new(start, 64, start, 64);
+        memory[8] = 1;
+        memory[13] = 1;
+        memory[40] = 1;
+        mirror.ahead.store(1, Relaxed);
+        assert_eq!(mirror.changed(0, 64).map(|(_, parts)| parts), Some(vec![8..16, 40..44]));
+        assert!(mirror.changed(0, 64).is_none(), "it is agreed on now");
+        mirror.ahead.store(0, Relaxed);
+        memory[8] = 2;
+        assert_eq!(mirror.changed(0, 64).map(|(_, parts)| parts), Some(vec![0..64]));
+    }
 }

@@ -23,7 +23,7 @@ use crate::abi::result::CUDA_SUCCESS;
 
 use super::host_functions::HostThread;
 use super::memory_state;
-use super::session::{CopyOut, Pending, Reclaim, Session, lock};
+use super::session::{CopyOut, Pending, Reclaim, Room, Session, lock};
 use super::stats;
 use super::transfer::Transfers;
 use super::{handles, mirror};
@@ -39,6 +39,10 @@ const PATIENCE: Patience =
 /// callers meet the I/O thread at their lock that much less often. Not where cores are scarce, and the thread
 /// sleeps until it is woken.
 const GATHER: Duration = Duration::from_micros(3);
+
+/// How long what kernels may have changed in mirrored memory waits for somebody to ask for it: a program may look
+/// at the memory without asking.
+const UNASKED: Duration = Duration::from_millis(1);
 
 /// How long a bulk lane that is closed leaves it to the command lane to report the end.
 const COMMAND_LANE_FIRST: Duration = Duration::from_millis(250);
@@ -60,6 +64,7 @@ pub(crate) fn run(mut link: Box<dyn CommandLane>, session: &Arc<Session>, spin: 
         pulse: Pulse::open(PATIENCE, 0),
         spin,
         gathering: None,
+        owing: None,
     };
     let why = loop {
         if let Err(why) = pump.turn(&mut *link) {
@@ -118,6 +123,8 @@ struct Pump {
     spin: Duration,
     /// Since when there has been something to send.
     gathering: Option<Instant>,
+    /// Since when there have been mirrors that are behind the device.
+    owing: Option<Instant>,
 }
 
 impl Pump {
@@ -127,12 +134,14 @@ impl Pump {
 
     /// Says everything that is to be said, and hears what has come.
     fn turn(&mut self, link: &mut dyn CommandLane) -> Result<(), Over> {
+        let owed = self.bring_back();
         let mut busy = self.send(link)?;
         let wait = if busy || self.active.elapsed() < self.spin {
             Wait::No
         } else {
             let until = self.pulse.deadline().unwrap_or(u64::MAX).saturating_sub(self.now());
-            Wait::AtMost(Duration::from_nanos(until).max(Duration::from_millis(1)))
+            let until = Duration::from_nanos(until).max(Duration::from_millis(1));
+            Wait::AtMost(owed.map_or(until, |owed| owed.min(until)))
         };
         let mut outcome = Ok(());
         let turn = link.turn(wait, &mut |bytes| {
@@ -158,6 +167,22 @@ impl Pump {
             link.send(bare(FrameKind::Ping, 1, self.inbox.applied()))?;
         }
         Ok(())
+    }
+
+    /// Has mirrors brought up to date that nobody has asked for. Gives when that is due, if anything is owed.
+    fn bring_back(&mut self) -> Option<Duration> {
+        if !self.session.owed.any() {
+            self.owing = None;
+            return None;
+        }
+        let since = self.owing.get_or_insert_with(Instant::now).elapsed();
+        if since < UNASKED {
+            return Some(UNASKED.saturating_sub(since));
+        }
+        self.owing = None;
+        // A session that is over is found so in a moment.
+        let _ = mirror::bring_back(&self.session, Room::Take);
+        Some(UNASKED)
     }
 
     /// Hands over what callers have gathered. `true` if there was anything.

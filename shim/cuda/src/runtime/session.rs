@@ -28,6 +28,7 @@ use crate::abi::result::{
 use crate::abi::types::CUresult;
 
 use super::memory::Share;
+use super::mirror;
 use super::objects::{Event, HostFunction, Stream};
 use super::stats;
 use super::transfer::Transfers;
@@ -141,6 +142,13 @@ pub(crate) struct CopyOut {
     pub(crate) waiter: Option<Arc<Waiter>>,
 }
 
+impl Landing {
+    /// A buffer of so many bytes, from which `finish` takes them.
+    pub(crate) fn packed(bytes: usize, finish: impl FnOnce(&[u8]) + Send + 'static) -> Self {
+        Self::Packed(Mutex::new(vec![0; bytes].into_boxed_slice()), Mutex::new(Some(Box::new(finish))))
+    }
+}
+
 impl CopyOut {
     /// Whether the copy may write a byte of `range`.
     pub(crate) fn writes_to(&self, range: &Range<u64>) -> bool {
@@ -190,6 +198,14 @@ impl CopyOut {
     }
 }
 
+/// What an operation does when too much is published and not yet acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Room {
+    Await,
+    /// For the I/O thread, without which there would never be any: it publishes little.
+    Take,
+}
+
 /// The sending side that callers share.
 pub(crate) struct Lane {
     pub(crate) outbox: Outbox,
@@ -207,6 +223,8 @@ pub(crate) struct Session {
     pub(crate) pending: Mutex<HashMap<u64, Pending>>,
     /// Copies into host memory that are pending; none, and no source needs a look.
     pub(crate) copies_out: AtomicUsize,
+    /// Mirrors that are behind the device.
+    pub(crate) owed: mirror::Owed,
     pub(crate) waker: OnceLock<Waker>,
     pub(crate) bulk: OnceLock<Vec<BulkHandle>>,
     /// Chunks that have landed, by lane.
@@ -249,6 +267,7 @@ impl Session {
             room: Condvar::new(),
             pending: Mutex::new(HashMap::new()),
             copies_out: AtomicUsize::new(0),
+            owed: mirror::Owed::default(),
             waker: OnceLock::new(),
             bulk: OnceLock::new(),
             landed: Default::default(),
@@ -281,7 +300,16 @@ impl Session {
     /// # Errors
     /// When the session is over.
     pub(crate) fn post<R: AsyncRecord>(&self, record: &R, tail: &[&[u8]]) -> Result<u64, CUresult> {
+        self.bring_back()?;
         self.publish(record, tail, |_, _| None)
+    }
+
+    /// Publishes what a stream waits for: behind nothing that a caller may be waiting for.
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub(crate) fn post_answer<R: AsyncRecord>(&self, record: &R) -> Result<u64, CUresult> {
+        self.publish(record, &[], |_, _| None)
     }
 
     /// Publishes an operation on a stream.
@@ -361,12 +389,50 @@ impl Session {
         tail: &[&[u8]],
         pending: impl FnOnce(u64) -> Pending,
     ) -> Result<u64, CUresult> {
+        self.bring_back()?;
         self.publish(record, tail, |_, number| {
             if let Some(stream) = stream {
                 stream.issued(number);
             }
             Some(pending(number))
         })
+    }
+
+    /// Publishes a copy into host memory.
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub(crate) fn post_copy_out<R: AsyncRecord>(
+        &self,
+        record: &R,
+        copy: Arc<CopyOut>,
+        room: Room,
+    ) -> Result<(), CUresult> {
+        let stream = copy.stream.clone();
+        self.copies_out.fetch_add(1, Relaxed);
+        let posted = self.publish_with(
+            &[],
+            room,
+            |_| *record,
+            |_, number| {
+                stream.issued(number);
+                Some(Pending::CopyOut(copy))
+            },
+        );
+        if posted.is_err() {
+            self.copies_out.fetch_sub(1, Relaxed);
+        }
+        posted.map(drop)
+    }
+
+    /// Publishes what is owed to the program ([`mirror::Owed`]): to be done before anything from which it may
+    /// learn that work is finished, and before a stream goes or is captured.
+    ///
+    /// # Errors
+    /// When the session is over.
+    #[inline]
+    pub(crate) fn bring_back(&self) -> Result<(), CUresult> {
+        if self.owed.any() { mirror::bring_back(self, Room::Await) } else { Ok(()) }
     }
 
     /// Publishes an operation, whose kind nobody checks here, and enters what `then` makes of its number.
@@ -376,20 +442,21 @@ impl Session {
         tail: &[&[u8]],
         then: impl FnOnce(&mut Lane, u64) -> Option<Pending>,
     ) -> Result<u64, CUresult> {
-        self.publish_with(tail, |_| *record, then)
+        self.publish_with(tail, Room::Await, |_| *record, then)
     }
 
     /// As `publish`, with a record that depends on the state of the lane.
     pub(crate) fn publish_with<R: Record>(
         &self,
         tail: &[&[u8]],
+        room: Room,
         record: impl FnOnce(&mut Lane) -> R,
         then: impl FnOnce(&mut Lane, u64) -> Option<Pending>,
     ) -> Result<u64, CUresult> {
         let mut lane = lock(&self.lane);
         // Room is waited for before anything is numbered, so that chunks and records keep one order.
         self.check()?;
-        while lane.outbox.retained_bytes() + lane.outbox.open_bytes() > WINDOW {
+        while room == Room::Await && lane.outbox.retained_bytes() + lane.outbox.open_bytes() > WINDOW {
             self.wake();
             lane = self.room.wait(lane).unwrap_or_else(PoisonError::into_inner);
             self.check()?;
@@ -434,6 +501,7 @@ impl Session {
         record: &R,
         tail: &[&[u8]],
     ) -> Result<(u64, R::Reply, Vec<u8>), CUresult> {
+        self.bring_back()?;
         let since = Instant::now();
         let waiter = Waiter::new();
         let mine = waiter.clone();
@@ -549,6 +617,7 @@ impl Session {
         let mut made = None;
         self.publish_with(
             &[],
+            Room::Await,
             |lane| {
                 let first = lane.next_chunk;
                 lane.next_chunk += chunks;
@@ -584,6 +653,7 @@ impl Session {
         let bytes = packed.len();
         self.publish_with(
             &[],
+            Room::Await,
             |lane| {
                 let first = lane.next_chunk;
                 lane.next_chunk += 1;

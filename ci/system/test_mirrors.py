@@ -1,0 +1,104 @@
+"""Host memory that kernels are given: what the program sees there, and when.
+
+Over a link that shares no memory the server has a copy, which is brought up to date around the work that uses it.
+"""
+
+from harness import run
+
+START = """
+import ctypes, time, driver
+from ctypes import c_size_t, c_uint, c_uint64
+driver.start()
+add = driver.function(driver.module(), "add")
+stream, other = driver.stream(), driver.stream()
+word = driver.pinned(64)
+numbers = (ctypes.c_uint * 16).from_address(ctypes.addressof(word))
+
+def more(by=1, count=1):
+    driver.launch(add, 1, count, c_uint64(ctypes.addressof(word)), c_uint(by), c_uint(count), on=stream)
+"""
+
+# Whatever tells the program that work is finished shows it what the work has written.
+SEEN = START + """
+device = driver.alloc(4096)
+at = 0
+def after(what):
+    global at
+    at += 3
+    for _ in range(3):
+        more()
+    what()
+    assert numbers[0] == at, (what.__name__, numbers[0], at)
+
+def synchronized(): driver.synchronize(stream)
+def context(): driver.call("cuCtxSynchronize")
+def event_synchronized():
+    event = driver.event()
+    driver.call("cuEventRecord", event, stream)
+    driver.call("cuEventSynchronize", event)
+def event_polled():
+    event = driver.event()
+    driver.call("cuEventRecord", event, stream)
+    while driver.code_of(driver.call, "cuEventQuery", event): pass
+def stream_polled():
+    while driver.code_of(driver.call, "cuStreamQuery", stream): pass
+def copied_from_the_device():
+    driver.call("cuMemcpyDtoHAsync_v2", (ctypes.c_ubyte * 4)(), c_uint64(device), c_size_t(4), stream)
+def other_stream_synchronized():
+    event = driver.event()
+    driver.call("cuEventRecord", event, stream)
+    driver.call("cuStreamWaitEvent", other, event, 0)
+    driver.synchronize(other)
+def word_written():
+    flag = driver.pinned(4)
+    driver.call("cuStreamWriteValue32_v2", stream, c_uint64(ctypes.addressof(flag)), c_uint(1), 0)
+    while flag[0] != 1: time.sleep(0)
+def host_function():
+    seen = []
+    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: seen.append(numbers[0]))
+    driver.call("cuLaunchHostFunc", stream, function, None)
+    driver.synchronize(stream)
+    assert seen == [at], (seen, at)
+def nothing_asked():
+    end = time.monotonic() + 20
+    while numbers[0] != at and time.monotonic() < end: time.sleep(0.001)
+def destroyed():
+    global stream
+    driver.call("cuStreamDestroy_v2", stream)
+    stream = driver.stream()
+    nothing_asked()
+def captured_next():
+    driver.call("cuStreamBeginCapture_v2", stream, 2)
+    graph = ctypes.c_void_p()
+    driver.call("cuStreamEndCapture", stream, ctypes.byref(graph))
+    nothing_asked()
+def copied_to_the_device():
+    driver.call("cuMemcpyHtoDAsync_v2", c_uint64(device), word, c_size_t(64), stream)
+    back = (c_uint * 16)()
+    driver.call("cuMemcpyDtoHAsync_v2", back, c_uint64(device), c_size_t(64), stream)
+    assert back[0] == at, (back[0], at)
+
+for what in [synchronized, context, event_synchronized, event_polled, stream_polled, copied_from_the_device,
+             other_stream_synchronized, word_written, host_function, nothing_asked, destroyed, captured_next,
+             copied_to_the_device] * 3:
+    after(what)
+"""
+
+# Both ends write, and neither undoes what the other wrote last.
+BOTH = START + """
+for turn in range(1, 200):
+    # The kernel adds to the first word, the program writes the second, and asks for nothing in between.
+    more()
+    numbers[1] = turn
+    more(count=2)
+    driver.synchronize(stream)
+    assert list(numbers[:2]) == [2 * turn, turn + 1], (turn, list(numbers[:2]))
+"""
+
+def test_the_program_sees_what_finished_work_has_written(server):
+    run(server, SEEN)
+
+
+def test_neither_end_undoes_what_the_other_wrote(server):
+    run(server, BOTH)
+
