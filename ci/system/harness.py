@@ -25,6 +25,9 @@ SOFTGPU = BUILT / "libsoftgpu.so"
 # How clients reach their server unless a test says otherwise: "tcp" or "unix". The whole suite holds over both.
 LINK = os.environ.get("FUSEWIRE_TEST_LINK", "tcp")
 
+# How long threads of a client spin before they sleep, in microseconds; on two cores they do not unless told to.
+SPIN = os.environ.get("FUSEWIRE_TEST_SPIN_US", "")
+
 # Longer than anything but a hang takes, on a slow machine that does other things too.
 PATIENCE = 120
 
@@ -34,6 +37,8 @@ def environment(extra=None):
     env = {name: value for name, value in os.environ.items() if not name.startswith(("FUSEWIRE_", "SOFTGPU_"))}
     env["PYTHONPATH"] = str(HERE)
     env["PYTHONFAULTHANDLER"] = "1"
+    if SPIN:
+        env["FUSEWIRE_SPIN_US"] = SPIN
     env.update(extra or {})
     return env
 

@@ -11,10 +11,10 @@ use std::time::Duration;
 use crate::error::LinkError;
 use crate::waker::Waker;
 
-/// An ordered, reliable, two-way stream of frames, owned by one thread.
+/// An ordered, reliable, two-way stream of frames, turned by one thread at a time.
 ///
 /// A lane may be built on one thread and moved to another, but from its first [`turn`](Self::turn) on it
-/// has to stay on the thread that turns it. Dropping it closes the connection: what the kernel or the peer
+/// has to stay on the thread that turns it, unless [`any_thread`](Self::any_thread). Dropping it closes the connection: what the kernel or the peer
 /// has been handed still arrives, frames still in flight are lost.
 pub trait CommandLane: Send {
     /// Queues a whole frame behind those already queued. The lane's clone is dropped once the frame has
@@ -33,6 +33,11 @@ pub trait CommandLane: Send {
     /// # Errors
     /// [`LinkError::Closed`] when the connection has ended; bytes that came before are delivered first.
     fn turn(&mut self, wait: Wait, sink: &mut dyn FnMut(&[u8])) -> Result<Turn, LinkError>;
+
+    /// Whether threads may take turns at turning it.
+    fn any_thread(&self) -> bool {
+        false
+    }
 
     /// Frames queued and not yet handed to the kernel or the peer: the signal for batching by
     /// back-pressure (gather records while this is not zero).

@@ -171,6 +171,10 @@ impl CommandLane for ShmCommand {
         }
     }
 
+    fn any_thread(&self) -> bool {
+        true
+    }
+
     fn in_flight(&self) -> usize {
         self.queue.len()
     }

@@ -19,9 +19,10 @@ use crate::abi::{errors, hooks, set_server_driver_version};
 use crate::hooks::RuntimeHooks;
 
 use super::handles::{self, Object};
+use super::helm;
 use super::memory_state::Memory;
 use super::objects::{Context, Pool};
-use super::pump::{self, Landings};
+use super::pump::Landings;
 use super::session::Session;
 use super::{Runtime, VisibleDevice, process};
 
@@ -106,7 +107,7 @@ pub(crate) fn connect() -> Result<Runtime, CUresult> {
     }
     let _ = session.bulk.set(lanes);
     let pumped = session.clone();
-    quiet_thread("fusewire-io", move || pump::run(lane, &pumped, spin))
+    quiet_thread("fusewire-io", move || helm::run(lane, &pumped, spin))
         .map_err(|error| none(quiet, &format!("starting the I/O thread failed: {error}")))?;
     descriptors.sort_unstable();
     descriptors.dedup();

@@ -47,40 +47,6 @@ const UNASKED: Duration = Duration::from_millis(1);
 /// How long a bulk lane that is closed leaves it to the command lane to report the end.
 const COMMAND_LANE_FIRST: Duration = Duration::from_millis(250);
 
-/// Runs the I/O thread until the session is over.
-pub(crate) fn run(mut link: Box<dyn CommandLane>, session: &Arc<Session>, spin: Duration) {
-    let events = Events {
-        session: session.clone(),
-        barrier: LaneCounts::default(),
-        pong: None,
-        host: HostThread::new(session.clone()),
-    };
-    let mut pump = Pump {
-        session: session.clone(),
-        inbox: Inbox::new(AckPolicy::default()),
-        events,
-        start: Instant::now(),
-        active: Instant::now(),
-        pulse: Pulse::open(PATIENCE, 0),
-        spin,
-        gathering: None,
-        owing: None,
-    };
-    let why = loop {
-        if let Err(why) = pump.turn(&mut *link) {
-            break why;
-        }
-    };
-    if let Over::Protocol(error) = &why {
-        // Best effort: the server may be gone, or be the one that does not listen.
-        let farewell = close_frame(CloseReason::Protocol, &error.to_string(), pump.inbox.applied());
-        if link.send(Arc::new(farewell)).is_ok() {
-            let _ = link.turn(Wait::AtMost(Duration::from_millis(50)), &mut |_| {});
-        }
-    }
-    session.lose(&why.to_string());
-}
-
 /// Why a session ends.
 #[derive(Debug)]
 pub(crate) enum Over {
@@ -112,7 +78,7 @@ impl std::fmt::Display for Over {
     }
 }
 
-struct Pump {
+pub(crate) struct Pump {
     session: Arc<Session>,
     inbox: Inbox,
     events: Events,
@@ -128,15 +94,56 @@ struct Pump {
 }
 
 impl Pump {
+    pub(crate) fn new(session: Arc<Session>, spin: Duration) -> Self {
+        let events = Events {
+            session: session.clone(),
+            barrier: LaneCounts::default(),
+            pong: None,
+            host: HostThread::new(session.clone()),
+        };
+        Self {
+            session,
+            inbox: Inbox::new(AckPolicy::default()),
+            events,
+            start: Instant::now(),
+            active: Instant::now(),
+            pulse: Pulse::open(PATIENCE, 0),
+            spin,
+            gathering: None,
+            owing: None,
+        }
+    }
+
+    /// Tells the server why, if it is to be told, and everybody here.
+    pub(crate) fn end(&mut self, link: &mut dyn CommandLane, over: &Over) {
+        if let Over::Protocol(error) = over {
+            // Best effort: the server may be gone, or be the one that does not listen.
+            let farewell = close_frame(CloseReason::Protocol, &error.to_string(), self.inbox.applied());
+            if link.send(Arc::new(farewell)).is_ok() {
+                let _ = link.turn(Wait::AtMost(Duration::from_millis(50)), &mut |_| {});
+            }
+        }
+        self.session.lose(&over.to_string());
+    }
+
+    /// Whether nothing has happened for so long that it is time to sleep.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.active.elapsed() >= self.spin
+    }
+
     fn now(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Says everything that is to be said, and hears what has come.
-    fn turn(&mut self, link: &mut dyn CommandLane) -> Result<(), Over> {
+    /// Says everything that is to be said, and hears what has come. Sleeps, if it may, when nothing has happened for
+    /// some time.
+    ///
+    /// # Errors
+    /// Why the session is over.
+    pub(crate) fn turn(&mut self, link: &mut dyn CommandLane, may_sleep: bool) -> Result<(), Over> {
         let owed = self.bring_back();
         let mut busy = self.send(link)?;
-        let wait = if busy || self.active.elapsed() < self.spin {
+        let wait = if busy || !may_sleep || !self.is_idle() {
             Wait::No
         } else {
             let until = self.pulse.deadline().unwrap_or(u64::MAX).saturating_sub(self.now());

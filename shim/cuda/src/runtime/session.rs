@@ -27,6 +27,7 @@ use crate::abi::result::{
 };
 use crate::abi::types::CUresult;
 
+use super::helm::Helm;
 use super::memory::Share;
 use super::mirror;
 use super::objects::{Event, HostFunction, Stream};
@@ -102,10 +103,14 @@ impl Waiter {
         }
     }
 
+    fn is_ready(&self) -> bool {
+        self.ready.load(Acquire)
+    }
+
     pub(crate) fn wait(&self, spin: Duration) -> (CUresult, Vec<u8>) {
         if !spin.is_zero() {
             let start = Instant::now();
-            while !self.ready.load(Acquire) && start.elapsed() < spin {
+            while !self.is_ready() && start.elapsed() < spin {
                 std::hint::spin_loop();
             }
         }
@@ -225,6 +230,7 @@ pub(crate) struct Session {
     pub(crate) copies_out: AtomicUsize,
     /// Mirrors that are behind the device.
     pub(crate) owed: mirror::Owed,
+    pub(crate) helm: Helm,
     pub(crate) waker: OnceLock<Waker>,
     pub(crate) bulk: OnceLock<Vec<BulkHandle>>,
     /// Chunks that have landed, by lane.
@@ -268,6 +274,7 @@ impl Session {
             pending: Mutex::new(HashMap::new()),
             copies_out: AtomicUsize::new(0),
             owed: mirror::Owed::default(),
+            helm: Helm::default(),
             waker: OnceLock::new(),
             bulk: OnceLock::new(),
             landed: Default::default(),
@@ -507,7 +514,7 @@ impl Session {
         let mine = waiter.clone();
         let number = self.publish(record, tail, move |_, _| Some(Pending::Call(mine)))?;
         self.hurry();
-        let (status, mut body) = waiter.wait(self.spin);
+        let (status, mut body) = self.answer(&waiter);
         stats::waited(since, body.len());
         if status != CUDA_SUCCESS {
             return Err(status);
@@ -524,9 +531,15 @@ impl Session {
     pub(crate) fn wait_for(&self, waiter: &Waiter, bytes: usize) -> Result<(), CUresult> {
         let since = Instant::now();
         self.hurry();
-        let (status, _) = waiter.wait(self.spin);
+        let (status, _) = self.answer(waiter);
         stats::waited(since, bytes);
         if status == CUDA_SUCCESS { Ok(()) } else { Err(status) }
+    }
+
+    /// Waits for an answer, turning the lane meanwhile if that may be.
+    fn answer(&self, waiter: &Waiter) -> (CUresult, Vec<u8>) {
+        self.helm.take(self.spin, || waiter.is_ready());
+        waiter.wait(self.spin)
     }
 
     pub(crate) fn wake(&self) {
@@ -555,6 +568,7 @@ impl Session {
 
     /// Spins, while threads are to spin at all, until `done`. Gives whether it came to that.
     pub(crate) fn spin_until(&self, done: impl Fn() -> bool) -> bool {
+        self.helm.take(self.spin, &done);
         let start = Instant::now();
         while !done() {
             if start.elapsed() >= self.spin {
