@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `FUSEWIRE_SERVER` | `HOST:PORT`; `:PORT` may be left out. Or `unix:/PATH`, on the GPU host | required |
 //! | `FUSEWIRE_TOKEN`, `FUSEWIRE_TOKEN_FILE` | what the server wants to see | none |
-//! | `FUSEWIRE_LANES` | bulk connections, 1 to 8 | 4 |
+//! | `FUSEWIRE_LANES` | bulk connections, 1 to 8 | half as many as there are cores, 4 at least |
 //! | `FUSEWIRE_COMPRESS` | bulk data: auto (where that is faster), off, always | auto |
 //! | `FUSEWIRE_CONNECT_TIMEOUT` | seconds to wait for the server | 5 |
 //! | `FUSEWIRE_LOG` | what to report on stderr | none |
@@ -25,8 +25,8 @@ use crate::ConnectError;
 
 /// The port when none is named.
 pub const DEFAULT_PORT: u16 = 7543;
-/// Bulk connections when nothing else is said.
-pub const DEFAULT_LANES: u32 = 4;
+/// Bulk connections when nothing else is said: one carries some 40 Gbit/s, and keeps a core busy with that.
+const LANES: std::ops::RangeInclusive<u32> = 4..=8;
 /// When bulk data may be compressed; the first is the default.
 const COMPRESS: [&str; 3] = ["auto", "off", "always"];
 /// How long to wait for a server when nothing else is said.
@@ -57,6 +57,12 @@ pub struct Config {
     pub quiet: bool,
     /// Whether to print call statistics at exit.
     pub stats: bool,
+}
+
+fn default_lanes() -> u32 {
+    let cores = std::thread::available_parallelism()
+        .map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
+    (cores / 2).clamp(*LANES.start(), *LANES.end())
 }
 
 impl Config {
@@ -134,7 +140,7 @@ impl Config {
         Ok(Self {
             server: with_port(server)?,
             token: None,
-            lanes: DEFAULT_LANES,
+            lanes: default_lanes(),
             compress: COMPRESS[0],
             timeout: DEFAULT_TIMEOUT,
             log: None,

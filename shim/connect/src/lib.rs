@@ -18,7 +18,7 @@ mod greet;
 mod said;
 mod stream;
 
-pub use config::{Config, DEFAULT_LANES, DEFAULT_PORT, DEFAULT_TIMEOUT, Token};
+pub use config::{Config, DEFAULT_PORT, DEFAULT_TIMEOUT, Token};
 pub use error::ConnectError;
 pub use greet::{Opened, open_session, query, query_server};
 pub use said::said_by;

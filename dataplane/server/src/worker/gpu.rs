@@ -8,6 +8,7 @@
 //! * an error that means a lost context is remembered, and answered to everything later.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use cudarc::driver::sys::{
     CUarray, CUcontext, CUevent, CUgraph, CUgraphExec, CUgraphNode, CUmemGenericAllocationHandle,
@@ -129,6 +130,10 @@ pub(super) struct Gpu {
 
     /// Entries on the GPU's queues that are not known to be finished.
     pub(super) queued: u32,
+    /// Completions that the client probably waits for: answers, and data for host memory.
+    pub(super) awaited: u32,
+    /// When the driver was last asked whether a context has met a fault.
+    pub(super) fault_check: Instant,
     /// A copy of which only a part has been enqueued.
     pub(super) continuing: Option<Continuing>,
     /// The context that is current on this thread; 0 for none.
@@ -179,6 +184,8 @@ impl Gpu {
             textures: FxHashMap::default(),
             surfaces: FxHashMap::default(),
             queued: 0,
+            awaited: 0,
+            fault_check: Instant::now(),
             continuing: None,
             current: 0,
             concerned: 0,

@@ -4,6 +4,7 @@
 //! longer short sleeps inside the lane's turn, where the arrival of a batch wakes it; with nothing outstanding it
 //! sleeps there until something comes.
 
+use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,13 +23,16 @@ use fusewire_wire::session::{Flow, Nanos, ServerSession, Transmit};
 use super::backlog::Kept;
 use super::gpu::Gpu;
 use super::start::spin;
+use super::streams::FAULT_CHECK;
 use crate::control::{ControlError, SessionStats, ToWorker};
 
-/// How often the driver is asked whether a stream that is waited for has met a fault.
-const FAULT_CHECK: Duration = Duration::from_millis(1);
 /// How long to poll without pause after the last progress: on two cores or fewer, and on more.
 const SPIN_FEW_CORES: Duration = Duration::from_micros(100);
 const SPIN: Duration = Duration::from_millis(2);
+/// As much longer for what the client waits for, as the driver's own threads would; others may have the core then.
+const LONGER: u32 = 25;
+/// Looks at lane and GPU between looks at everything else.
+const LOOKS: u32 = 16;
 /// The same with nothing outstanding: a program that synchronises often has its next launch seen at once, and an
 /// idle session costs nothing.
 const SPIN_IDLE: Duration = Duration::from_micros(300);
@@ -101,7 +105,6 @@ pub(super) struct Shard {
     started: Instant,
     spin: Duration,
     last_progress: Instant,
-    last_fault_check: Instant,
     bulk_ended: Option<Instant>,
 }
 
@@ -132,13 +135,14 @@ impl Shard {
             started,
             spin: if few { SPIN_FEW_CORES } else { SPIN },
             last_progress: now,
-            last_fault_check: now,
             bulk_ended: None,
         }
     }
 
     /// Serves the session until it is over, and says why it is.
     pub(super) fn run(&mut self) -> End {
+        // Pauses are to be as short as they say: the kernel adds 50 µs otherwise. Without that they are longer.
+        let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
         loop {
             if let Err(end) = self.turn() {
                 self.say_farewell(&end);
@@ -153,11 +157,11 @@ impl Shard {
 
     fn turn(&mut self) -> Result<(), End> {
         self.flush()?;
-        let wait = self.wait();
-        let received = self.receive(wait)?;
+        let mut progress = match self.wait() {
+            Wait::No => self.look()?,
+            wait => self.receive(wait)? | self.gpu.poll(),
+        };
         let now = Instant::now();
-        let mut progress = received;
-        progress |= self.gpu.poll();
         progress |= self.catch_up()?;
         for number in self.gpu.hosts.take_calls() {
             self.gpu.out.host_call(number);
@@ -167,8 +171,8 @@ impl Shard {
             self.gpu.out.credit(upto);
             progress = true;
         }
-        if self.gpu.streams.is_waiting() && now - self.last_fault_check >= FAULT_CHECK {
-            self.last_fault_check = now;
+        if self.gpu.streams.is_waiting() && now.saturating_duration_since(self.gpu.fault_check) >= FAULT_CHECK
+        {
             self.gpu.look_for_faults();
             self.gpu.forward_output();
         }
@@ -189,6 +193,22 @@ impl Shard {
         Ok(())
     }
 
+    /// Looks at lane and GPU some times, and sends what came of it before anything else is looked at. Gives whether
+    /// anything did.
+    fn look(&mut self) -> Result<bool, End> {
+        for _ in 0..LOOKS {
+            if self.receive(Wait::No)? | self.gpu.poll() {
+                self.flush()?;
+                self.receive(Wait::No)?;
+                return Ok(true);
+            }
+        }
+        if self.last_progress.elapsed() >= self.spin {
+            std::thread::yield_now();
+        }
+        Ok(false)
+    }
+
     /// How long the lane may wait for the client, in view of what else there is to watch.
     fn wait(&self) -> Wait {
         if !self.gpu.out.is_empty() {
@@ -197,7 +217,7 @@ impl Shard {
         }
         if self.gpu.streams.is_waiting() || self.gpu.lanes.awaits_unwanted() || !self.kept.is_empty() {
             let idle = self.last_progress.elapsed();
-            if idle < self.spin {
+            if idle < self.spin || (self.gpu.awaited != 0 && idle < self.spin * LONGER) {
                 return Wait::No;
             }
             return Wait::AtMost((idle / 400).clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
@@ -218,14 +238,13 @@ impl Shard {
 
     /// Turns the lane, and does what came over it. Gives whether anything did.
     fn receive(&mut self, wait: Wait) -> Result<bool, End> {
-        let nanos = self.nanos();
-        let Self { session, lane, gpu, kept, stats, .. } = self;
+        let Self { session, lane, gpu, kept, stats, started, .. } = self;
         let mut end = None;
         let turn = lane.turn(wait, &mut |bytes| {
             if end.is_some() {
                 return;
             }
-            end = session.receive(nanos, bytes, |record| take(gpu, kept, stats, &record)).err();
+            end = session.receive(nanos(*started), bytes, |record| take(gpu, kept, stats, &record)).err();
         });
         if let Some(end) = end {
             return Err(end);
@@ -352,8 +371,12 @@ impl Shard {
     }
 
     fn nanos(&self) -> Nanos {
-        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        nanos(self.started)
     }
+}
+
+fn nanos(since: Instant) -> Nanos {
+    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Takes a record from the client: it is done at once, or kept behind those that wait. Only the news that a host

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use cudarc::driver::sys::{CUevent, CUstream};
 use fusewire_wire::ops::table::{
@@ -29,6 +30,9 @@ const NON_BLOCKING: u32 = 1;
 const EVENT_FLAGS: u32 = 1 | 2;
 /// Flag of cuEventCreate that cannot be carried.
 const EVENT_INTERPROCESS: u32 = 4;
+
+/// How often the driver is asked whether a stream that is waited for has met a fault.
+pub(super) const FAULT_CHECK: Duration = Duration::from_millis(1);
 
 /// A stream by its place in [`Streams`]. Its handle may be gone while it lives on to finish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +126,11 @@ pub(super) enum Then {
 }
 
 impl Then {
+    /// Whether the client probably waits for it.
+    fn is_awaited(&self) -> bool {
+        matches!(self, Self::Reply { .. } | Self::Inline { .. } | Self::Chunk { last: true, .. })
+    }
+
     /// Whether the program, once it hears of it, expects to see what was printed before.
     fn shows_output(&self) -> bool {
         matches!(
@@ -256,6 +265,7 @@ impl Gpu {
         stream.unflushed = printed.is_none() && (stream.unflushed || stream.dirty);
         stream.dirty = false;
         let entries = std::mem::take(&mut stream.unticketed) + 1;
+        self.awaited += u32::from(then.is_awaited());
         stream.pending.push_back(Pending { ticket, entries, printed, then });
         self.queued += 1;
         self.activate(id);
@@ -273,6 +283,7 @@ impl Gpu {
             return Ok(false);
         }
         let ticket = stream.issued;
+        self.awaited += u32::from(then.is_awaited());
         stream.pending.push_back(Pending { ticket, entries: 0, printed: None, then });
         Ok(true)
     }
@@ -372,6 +383,7 @@ impl Gpu {
                 Then::Chunk { .. } | Then::Word { .. } => Then::Nothing,
                 _ => continue,
             };
+            self.awaited = self.awaited.saturating_sub(u32::from(pending.then.is_awaited()));
             match std::mem::replace(&mut pending.then, end) {
                 Then::Inline { number, block, bytes } => self.inline_data(number, block, bytes),
                 Then::Chunk { number, slot, offset, bytes, .. } => {
@@ -385,13 +397,15 @@ impl Gpu {
 
     pub(super) fn complete(&mut self, id: StreamId, pending: Pending, mut status: Status) {
         self.queued = self.queued.saturating_sub(pending.entries);
+        self.awaited = self.awaited.saturating_sub(u32::from(pending.then.is_awaited()));
         if let Some(event) = pending.printed {
             self.collect_printed(id, event, status);
         }
         match pending.then {
             Then::Nothing => {}
             Then::Reply { number } => {
-                if status == 0 {
+                // What came before the ticket went well. Another stream may have met a fault.
+                if status == 0 && self.fault_check.elapsed() >= FAULT_CHECK {
                     status = self.fault_of(id);
                 }
                 self.out.reply(number, status, &[], &[]);
@@ -450,6 +464,7 @@ impl Gpu {
         let Ok((raw, context)) = self.streams.get(id).map(|stream| (stream.raw, stream.context)) else {
             return 0;
         };
+        self.fault_check = Instant::now();
         let concerned = self.concerned;
         let status = match self.enter(context) {
             Err(status) => status,

@@ -2,12 +2,13 @@
 //!
 //! A caller that spins for its answer turns the lane itself meanwhile, where the link lets any thread do so: what it
 //! has published goes out at once and what comes back is taken where it is waited for, with no other thread between.
-//! The I/O thread stands by for as long, which is never longer than a caller spins.
+//! The I/O thread stands by meanwhile, and keeps out of the way for a moment after.
 
 use std::sync::atomic::{
-    AtomicBool, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+    AtomicBool, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::SeqCst,
 };
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, TryLockError};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use fusewire_link::CommandLane;
@@ -15,8 +16,15 @@ use fusewire_link::CommandLane;
 use super::pump::{Over, Pump};
 use super::session::{Session, lock};
 
-/// Tries between two chances for other threads, while a caller has the helm.
-const TRIES: u32 = 64;
+/// How much longer a caller turns the lane than others spin. The driver's own threads spin for as long as it takes,
+/// unless told otherwise; to be woken costs more than a short synchronisation.
+const LONGER: u32 = 200;
+/// How long the I/O thread spins while a caller has the helm, before it sleeps.
+const STAND_BY: Duration = Duration::from_micros(50);
+/// How long a caller who had the helm is likely to want it again, and how often the I/O thread turns the lane then:
+/// what nobody waits for gathers for longer than that.
+const EASE: Duration = Duration::from_micros(50);
+const PAUSE: Duration = Duration::from_micros(2);
 
 #[derive(Default)]
 pub(crate) struct Helm {
@@ -24,6 +32,9 @@ pub(crate) struct Helm {
     taken: AtomicBool,
     /// The I/O thread sleeps: it is woken, and does what there is to do.
     asleep: AtomicBool,
+    /// The I/O thread, and that it has to be told when the helm is free.
+    io: OnceLock<Thread>,
+    waits: AtomicBool,
     crew: Mutex<Option<Crew>>,
 }
 
@@ -36,10 +47,10 @@ struct Crew {
 }
 
 impl Helm {
-    /// Turns the lane in place of the I/O thread until `done`, for `limit` at most; not if somebody else does, or if
-    /// the I/O thread sleeps.
-    pub(crate) fn take(&self, limit: Duration, done: impl Fn() -> bool) {
-        if limit.is_zero() || self.asleep.load(Relaxed) || self.taken.swap(true, AcqRel) {
+    /// Turns the lane in place of the I/O thread until `done`, for a while at most; not if somebody else does, or if
+    /// the I/O thread sleeps. `spin`: how long threads spin here.
+    pub(crate) fn take(&self, spin: Duration, done: impl Fn() -> bool) {
+        if spin.is_zero() || self.asleep.load(Relaxed) || self.taken.swap(true, AcqRel) {
             return;
         }
         let start = Instant::now();
@@ -50,7 +61,7 @@ impl Helm {
                 // The I/O thread is in the middle of a turn.
                 Err(TryLockError::WouldBlock) => {}
             }
-            if done() || self.asleep.load(Relaxed) || start.elapsed() >= limit {
+            if done() || self.asleep.load(Relaxed) || start.elapsed() >= spin {
                 break None;
             }
             std::hint::spin_loop();
@@ -59,24 +70,57 @@ impl Helm {
         if let Some(mut crew) = crew
             && let Some(Crew { pump, lane, over }) = crew.as_mut()
         {
-            while over.is_none() && !done() && start.elapsed() < limit {
+            while over.is_none() && !done() {
                 *over = pump.turn(&mut **lane, false).err();
+                let elapsed = start.elapsed();
+                if elapsed >= spin * LONGER {
+                    break;
+                }
+                if elapsed >= spin {
+                    // Whoever needs this core more gets it.
+                    std::thread::yield_now();
+                }
             }
         }
-        self.taken.store(false, Release);
+        self.taken.store(false, SeqCst);
+        if self.waits.load(SeqCst)
+            && let Some(io) = self.io.get()
+        {
+            io.unpark();
+        }
     }
 
-    /// Lets callers to the helm, while there is none. For the I/O thread: waits as long as one has it.
-    fn stand_by(&self) {
-        let mut tries = 0;
-        while self.taken.load(Acquire) {
-            tries += 1;
-            if tries % TRIES == 0 {
-                std::thread::yield_now();
-            } else {
-                std::hint::spin_loop();
-            }
+    /// For the I/O thread: waits while a caller has the helm. Gives whether one had.
+    fn stand_by(&self) -> bool {
+        if !self.taken.load(Acquire) {
+            return false;
         }
+        let start = Instant::now();
+        while self.taken.load(Acquire) {
+            if start.elapsed() < STAND_BY {
+                std::hint::spin_loop();
+                continue;
+            }
+            // Said before the last look: either it is seen that we wait, or we see that the helm is free.
+            self.waits.store(true, SeqCst);
+            while self.taken.load(SeqCst) {
+                std::thread::park();
+            }
+            self.waits.store(false, Relaxed);
+        }
+        true
+    }
+
+    /// For the I/O thread: leaves callers a chance to take the helm. Gives whether one has.
+    fn give_way(&self) -> bool {
+        let start = Instant::now();
+        while !self.taken.load(Acquire) {
+            if start.elapsed() >= PAUSE {
+                return false;
+            }
+            std::hint::spin_loop();
+        }
+        true
     }
 }
 
@@ -92,9 +136,16 @@ pub(crate) fn run(mut lane: Box<dyn CommandLane>, session: &Arc<Session>, spin: 
         return pump.end(&mut *lane, &over);
     }
     let helm = &session.helm;
+    let _ = helm.io.set(std::thread::current());
     *lock(&helm.crew) = Some(Crew { pump, lane, over: None });
+    let mut eased: Option<Instant> = None;
     let (mut crew, over) = loop {
-        helm.stand_by();
+        if helm.stand_by() {
+            eased = Some(Instant::now());
+        }
+        if eased.is_some_and(|since| since.elapsed() < EASE) && helm.give_way() {
+            continue;
+        }
         let mut crew = helm.crew.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(Crew { pump, lane, over }) = crew.as_mut() else { return };
         let asleep = pump.is_idle();

@@ -36,9 +36,12 @@ const PATIENCE: Patience =
 
 /// How long what nobody waits for gathers before it is sent: a few launches go in one message, and in one
 /// message with the synchronisation that follows them. The GPU would not have begun sooner by more than this, and
-/// callers meet the I/O thread at their lock that much less often. Not where cores are scarce, and the thread
-/// sleeps until it is woken.
+/// callers meet the I/O thread at their lock that much less often. Behind a message that was full of them more may
+/// gather, while the server is busy with those. Not where cores are scarce, and the thread sleeps until it is woken.
 const GATHER: Duration = Duration::from_micros(3);
+const GATHER_MORE: Duration = Duration::from_micros(24);
+/// A frame of so many bytes is some ten launches.
+const FULL: usize = 1 << 10;
 
 /// How long what kernels may have changed in mirrored memory waits for somebody to ask for it: a program may look
 /// at the memory without asking.
@@ -89,6 +92,8 @@ pub(crate) struct Pump {
     spin: Duration,
     /// Since when there has been something to send.
     gathering: Option<Instant>,
+    /// How long it gathers.
+    gather: Duration,
     /// Since when there have been mirrors that are behind the device.
     owing: Option<Instant>,
 }
@@ -110,6 +115,7 @@ impl Pump {
             pulse: Pulse::open(PATIENCE, 0),
             spin,
             gathering: None,
+            gather: GATHER,
             owing: None,
         }
     }
@@ -204,6 +210,7 @@ impl Pump {
             let frame = self.session.seal(applied);
             let Some(frame) = frame else { break };
             self.gathering = None;
+            self.gather = if frame.len() < FULL { GATHER } else { (self.gather * 2).min(GATHER_MORE) };
             link.send(frame)?;
             self.inbox.ack_sent(applied);
             busy = true;
@@ -230,7 +237,7 @@ impl Pump {
         if self.spin.is_zero() || self.session.is_urgent() {
             return true;
         }
-        self.gathering.get_or_insert_with(Instant::now).elapsed() >= GATHER
+        self.gathering.get_or_insert_with(Instant::now).elapsed() >= self.gather
     }
 }
 
