@@ -14,8 +14,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use fusewire_link::RawSlice;
 use fusewire_wire::ops::table::{
-    CopyIn, CopyInInline, CopyOut as CopyOutOp, CopyWithin, INLINE_BYTES, INLINE_REPLY_BYTES,
-    StreamSynchronize,
+    CopyIn, CopyInInline, CopyOut as CopyOutOp, CopyWithin, INLINE_BYTES, StreamSynchronize,
 };
 
 use crate::abi::result::{CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED};
@@ -297,7 +296,7 @@ pub(crate) unsafe fn copy_out(
         return within_mirrors(runtime, stream, to, from, bytes);
     }
     let waits = form == Form::Sync || target == Side::Pageable;
-    let staged = if waits && bytes > INLINE_REPLY_BYTES {
+    let staged = if waits {
         // SAFETY: the caller's promise.
         unsafe { staging::copy_out(runtime, stream, to, from, bytes) }?
     } else {

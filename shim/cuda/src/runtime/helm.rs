@@ -7,7 +7,7 @@
 use std::sync::atomic::{
     AtomicBool, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::SeqCst,
 };
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, OnceLock, TryLockError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
@@ -146,7 +146,12 @@ pub(crate) fn run(mut lane: Box<dyn CommandLane>, session: &Arc<Session>, spin: 
         if eased.is_some_and(|since| since.elapsed() < EASE) && helm.give_way() {
             continue;
         }
-        let mut crew = helm.crew.lock().unwrap_or_else(PoisonError::into_inner);
+        // Not to be waited for: a caller that lets go would have to wake us.
+        let mut crew = match helm.crew.try_lock() {
+            Ok(crew) => crew,
+            Err(TryLockError::Poisoned(crew)) => crew.into_inner(),
+            Err(TryLockError::WouldBlock) => continue,
+        };
         let Some(Crew { pump, lane, over }) = crew.as_mut() else { return };
         let asleep = pump.is_idle();
         helm.asleep.store(asleep, Relaxed);

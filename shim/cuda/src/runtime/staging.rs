@@ -19,10 +19,12 @@ use super::session::{Pending, Reclaim, Waiter, lock};
 use super::shared;
 
 /// Large enough that the GPU's engine is at its speed, small enough to stay in a processor's cache on its way.
-const SLOT: usize = 512 << 10;
-const SLOTS: usize = 64;
+const SLOT: usize = 256 << 10;
+const SLOTS: usize = 128;
 /// The longest copy that is worth it: one processor copies here, and the lanes have one each.
 const MOST: usize = 1 << 20;
+/// The shortest one from the device: of less, the answer brings the data.
+const LEAST_OUT: usize = 16 << 10;
 /// Slots that one copy from the device is ahead of its caller: all of it.
 const AHEAD: usize = MOST.div_ceil(SLOT);
 /// How long a caller waits for a slot. All of them may belong to streams that wait for what this caller does next;
@@ -136,7 +138,8 @@ pub(crate) unsafe fn copy_out(
     from: u64,
     bytes: usize,
 ) -> Result<usize, CUresult> {
-    let Some(staging) = slots(runtime).filter(|_| bytes <= MOST) else { return Ok(0) };
+    let fits = (LEAST_OUT..=MOST).contains(&bytes);
+    let Some(staging) = slots(runtime).filter(|_| fits) else { return Ok(0) };
     let target = std::ptr::with_exposed_provenance_mut::<u8>(to as usize);
     let mut coming: VecDeque<(u64, usize, usize, Arc<Waiter>)> = VecDeque::new();
     let mut result = Ok(());
