@@ -244,6 +244,15 @@ impl ChunkReceiver {
         Ok(chunk)
     }
 
+    /// Every chunk below this is in its slot.
+    pub fn arrived_below(&self) -> u64 {
+        (0..self.plan.lanes())
+            .zip(self.arrived)
+            .map(|(lane, count)| self.plan.nth(lane, count))
+            .min()
+            .unwrap_or(0)
+    }
+
     /// Whole chunks that have come, for each lane.
     pub fn arrived_counts(&self) -> LaneCounts {
         self.arrived

@@ -157,17 +157,15 @@ impl Lanes {
         self.shared.chunks().number(count)
     }
 
-    /// The slot of a host-to-device chunk, the word that counts its arrivals, and the count to wait for.
-    pub(super) fn place_of(&self, chunk: u64) -> (u32, u32) {
-        let slots = u64::from(self.shared.pinned.plan().h2d_slots).max(1);
-        ((chunk % slots) as u32, (chunk / slots) as u32 + 1)
+    /// The slot of a host-to-device chunk.
+    pub(super) fn slot_of(&self, chunk: u64) -> u32 {
+        (chunk % u64::from(self.shared.pinned.plan().h2d_slots).max(1)) as u32
     }
 
-    /// Whether a chunk is in its slot.
+    /// Whether a chunk is in its slot, and every one before it.
     pub(super) fn has_arrived(&self, chunk: u64) -> bool {
-        let (slot, count) = self.place_of(chunk);
-        let word = self.shared.pinned.word(self.shared.pinned.arrival(slot));
-        word.load(Ordering::Acquire).wrapping_sub(count).cast_signed() >= 0
+        let word = self.shared.pinned.word(self.shared.pinned.arrived());
+        word.load(Ordering::Acquire).wrapping_sub(arrival_of(chunk)).cast_signed() >= 0
     }
 
     /// The GPU is done with these chunks; after an error they may not even have arrived.
@@ -285,6 +283,11 @@ impl Lanes {
     }
 }
 
+/// What the arrival counter is at least, once a chunk and every one before it are there.
+pub(super) fn arrival_of(chunk: u64) -> u32 {
+    chunk.wrapping_add(1) as u32
+}
+
 /// What a lane's thread calls.
 struct Sink {
     lane: usize,
@@ -326,12 +329,11 @@ impl BulkSink for Sink {
             self.shared.end(self.lane, &self.refuse(error.to_string()));
             return;
         }
-        let arrived = self.shared.chunks().arrived(self.lane);
-        if let Ok(chunk) = arrived {
-            let slots = u64::from(self.shared.pinned.plan().h2d_slots).max(1);
-            let (slot, count) = ((chunk % slots) as u32, (chunk / slots) as u32 + 1);
-            // Releases the payload to the stream that waits for this count.
-            self.shared.pinned.word(self.shared.pinned.arrival(slot)).store(count, Ordering::Release);
+        let mut chunks = self.shared.chunks();
+        if chunks.arrived(self.lane).is_ok() {
+            // Releases the payload to the streams that wait for it. Under the lock, so that it never goes back.
+            let word = self.shared.pinned.word(self.shared.pinned.arrived());
+            word.store(chunks.arrived_below() as u32, Ordering::Release);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Copies and memsets.
 //!
-//! Payload is never waited for by a thread. Towards the device, the stream waits for the slot's arrival counter
-//! and copies from the slot; from the device, the stream waits until the slot is free, copies into it, and the
+//! Payload is never waited for by a thread. Towards the device, the stream waits until the arrival counter has passed
+//! the chunk and copies from its slot; from the device, the stream waits until the slot is free, copies into it, and the
 //! ticket behind the copy hands the slot to a bulk lane. Small payloads travel in the command lane and pass
 //! through small pinned blocks.
 
@@ -17,6 +17,7 @@ use fusewire_wire::ops::table::{
 use fusewire_wire::ops::{Call, Status};
 
 use super::backlog::{Continuing, QUEUE};
+use super::bulk::arrival_of;
 use super::gpu::Gpu;
 use super::pinned::Block;
 use super::streams::{StreamId, Then};
@@ -25,6 +26,8 @@ use crate::driver::{CAPTURE_UNSUPPORTED, INVALID_VALUE};
 
 /// cuStreamWaitValue32: until the word is at least the value, in the arithmetic of counters that wrap.
 const WAIT_GEQ: u32 = 0;
+/// Chunks that are copied as one at most.
+const TOGETHER: u64 = 4;
 /// Chunks that a refused copy may leave behind for the session to throw away.
 const MAX_UNWANTED: usize = 1 << 20;
 
@@ -92,18 +95,20 @@ impl Gpu {
             return Err(CAPTURE_UNSUPPORTED);
         }
         while *next < chunks.end && self.queued < QUEUE {
-            let chunk = *next;
-            let offset = (chunk - chunks.start) * chunk_bytes;
-            let bytes = (record.bytes - offset).min(chunk_bytes);
+            let count = self.together(chunks, *next, chunk_bytes);
+            let offset = (*next - chunks.start) * chunk_bytes;
+            let bytes = (record.bytes - offset).min(count * chunk_bytes);
             self.count(id, 2)?;
-            let slot = self.await_chunk(raw, chunk)?;
+            self.await_chunk(raw, *next + count - 1)?;
+            let slot = self.lanes.slot_of(*next);
             let source = self.pinned.h2d_slot(slot).cast_const().cast::<c_void>();
             let destination = record.destination + offset;
-            // SAFETY: the slot is registered and holds this chunk until it is retired; the destination was checked.
+            // SAFETY: the slots are registered, lie side by side, and hold these chunks until they are retired; the
+            // destination was checked.
             let status = unsafe { self.d.cuMemcpyHtoDAsync_v2(destination, source, bytes as usize, raw) };
             self.ok(status)?;
-            *next += 1;
-            if *next - *ticketed == every || *next == chunks.end || self.queued >= QUEUE {
+            *next += count;
+            if *next - *ticketed >= every || *next == chunks.end || self.queued >= QUEUE {
                 self.after(id, Then::Retire { chunks: *ticketed..*next })?;
                 *ticketed = *next;
             }
@@ -111,17 +116,28 @@ impl Gpu {
         Ok(())
     }
 
-    /// The stream waits until a chunk is in its slot. Gives the slot.
-    fn await_chunk(&mut self, stream: CUstream, chunk: u64) -> Result<u32, Status> {
-        let (slot, count) = self.lanes.place_of(chunk);
+    /// How many chunks from `next` on are copied as one. Each wait and each copy has its price on the GPU, so several
+    /// go together where their slots lie side by side; the last ones go alone, not to keep what has come waiting.
+    fn together(&self, chunks: &Range<u64>, next: u64, chunk_bytes: u64) -> u64 {
+        let plan = self.pinned.plan();
+        let left = chunks.end - next;
+        if left <= TOGETHER || chunk_bytes != u64::from(plan.slot_bytes) {
+            return 1;
+        }
+        let slots_left = u64::from(plan.h2d_slots - self.lanes.slot_of(next));
+        TOGETHER.min(left - TOGETHER).min(slots_left).max(1)
+    }
+
+    /// The stream waits until a chunk, and every one before it, is in its slot.
+    fn await_chunk(&mut self, stream: CUstream, chunk: u64) -> Result<(), Status> {
         self.lanes.await_chunk(chunk);
         if !self.lanes.has_arrived(chunk) {
-            let word = self.pinned.word_address(self.pinned.arrival(slot));
-            // SAFETY: a live stream and a registered word, which the lane's thread sets.
-            let status = unsafe { self.d.cuStreamWaitValue32_v2(stream, word, count, WAIT_GEQ) };
+            let word = self.pinned.word_address(self.pinned.arrived());
+            // SAFETY: a live stream and a registered word, which the lanes' threads set.
+            let status = unsafe { self.d.cuStreamWaitValue32_v2(stream, word, arrival_of(chunk), WAIT_GEQ) };
             self.ok(status)?;
         }
-        Ok(slot)
+        Ok(())
     }
 
     pub(super) fn copy_in_inline(&mut self, record: &CopyInInline, tail: &[u8]) -> Result<(), Status> {
@@ -334,7 +350,8 @@ impl Gpu {
         if self.is_capturing(id) {
             return Err(CAPTURE_UNSUPPORTED);
         }
-        let slot = self.await_chunk(raw, chunk)?;
+        self.await_chunk(raw, chunk)?;
+        let slot = self.lanes.slot_of(chunk);
         let packed =
             Side::host(self.pinned.h2d_slot(slot).cast(), record.width as usize, record.height as usize);
         self.copy_3d(record, packed, destination, raw)?;

@@ -16,7 +16,7 @@ use crate::driver::{Driver, OUT_OF_MEMORY, Status, check};
 
 /// Portable and mapped: usable from every context, and by kernels and streams.
 const REGISTER_FLAGS: u32 = 1 | 2;
-/// Words: tickets, holds, arrival counters, free counters.
+/// Words: tickets, holds, the arrival counter, free counters.
 const WORDS: usize = 32 << 10;
 
 /// How bulk data is staged.
@@ -75,14 +75,14 @@ impl Pinned {
         std::ptr::from_ref(self.word(word)) as u64
     }
 
-    /// How often a chunk has arrived in a host-to-device slot.
-    pub(super) fn arrival(&self, slot: u32) -> Word {
-        Word(slot.min(self.plan.h2d_slots))
+    /// The number of the first host-to-device chunk that has not arrived: its lower half.
+    pub(super) fn arrived(&self) -> Word {
+        Word(0)
     }
 
     /// How often a device-to-host slot has been given back.
     pub(super) fn freed(&self, slot: u32) -> Word {
-        Word(self.plan.h2d_slots + slot.min(self.plan.d2h_slots))
+        Word(1 + slot.min(self.plan.d2h_slots))
     }
 
     pub(super) fn h2d_slot(&self, slot: u32) -> *mut u8 {
@@ -99,7 +99,7 @@ impl Pinned {
 
     /// The words that no slot uses.
     pub(super) fn free_words(&self) -> Words {
-        let first = self.plan.h2d_slots + self.plan.d2h_slots + 2;
+        let first = self.plan.d2h_slots + 2;
         Words { next: first, end: WORDS as u32, free: Vec::new() }
     }
 }

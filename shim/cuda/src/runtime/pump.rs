@@ -39,8 +39,10 @@ const PATIENCE: Patience =
 /// callers meet the I/O thread at their lock that much less often. Behind a message that was full of them more may
 /// gather, while the server is busy with those. Not where cores are scarce, and the thread sleeps until it is woken.
 const GATHER: Duration = Duration::from_micros(3);
-const GATHER_MORE: Duration = Duration::from_micros(24);
-/// A frame of so many bytes is some ten launches.
+/// How much more: so many times as long, up to so often, behind a message that has taken the server longer.
+const MORE: u32 = 4;
+const MOST: u32 = 16;
+/// Bytes of a message that keeps the server busy for longer than several times [`GATHER`]: some ten launches.
 const FULL: usize = 1 << 10;
 
 /// How long what kernels may have changed in mirrored memory waits for somebody to ask for it: a program may look
@@ -92,8 +94,8 @@ pub(crate) struct Pump {
     spin: Duration,
     /// Since when there has been something to send.
     gathering: Option<Instant>,
-    /// How long it gathers.
-    gather: Duration,
+    /// How many times [`GATHER`] it gathers.
+    gather: u32,
     /// Since when there have been mirrors that are behind the device.
     owing: Option<Instant>,
 }
@@ -115,7 +117,7 @@ impl Pump {
             pulse: Pulse::open(PATIENCE, 0),
             spin,
             gathering: None,
-            gather: GATHER,
+            gather: 1,
             owing: None,
         }
     }
@@ -210,7 +212,8 @@ impl Pump {
             let frame = self.session.seal(applied);
             let Some(frame) = frame else { break };
             self.gathering = None;
-            self.gather = if frame.len() < FULL { GATHER } else { (self.gather * 2).min(GATHER_MORE) };
+            let full = frame.len() >= FULL * self.gather as usize;
+            self.gather = if full { (self.gather * MORE).min(MOST) } else { 1 };
             link.send(frame)?;
             self.inbox.ack_sent(applied);
             busy = true;
@@ -237,7 +240,7 @@ impl Pump {
         if self.spin.is_zero() || self.session.is_urgent() {
             return true;
         }
-        self.gathering.get_or_insert_with(Instant::now).elapsed() >= self.gather
+        self.gathering.get_or_insert_with(Instant::now).elapsed() >= GATHER * self.gather
     }
 }
 

@@ -215,6 +215,8 @@ pub(crate) enum Room {
 pub(crate) struct Lane {
     pub(crate) outbox: Outbox,
     pub(crate) next_chunk: u64,
+    /// Callers that wait for room.
+    waiting: usize,
 }
 
 pub(crate) struct Session {
@@ -267,6 +269,7 @@ impl Session {
             lane: Mutex::new(Lane {
                 outbox: Outbox::new(OutboxConfig { window_bytes: 2 * WINDOW, ..OutboxConfig::default() }),
                 next_chunk: 0,
+                waiting: 0,
             }),
             gathered: AtomicBool::new(false),
             urgent: AtomicBool::new(false),
@@ -465,7 +468,9 @@ impl Session {
         self.check()?;
         while room == Room::Await && lane.outbox.retained_bytes() + lane.outbox.open_bytes() > WINDOW {
             self.wake();
+            lane.waiting += 1;
             lane = self.room.wait(lane).unwrap_or_else(PoisonError::into_inner);
+            lane.waiting -= 1;
             self.check()?;
         }
         let record = record(&mut lane);
@@ -601,8 +606,13 @@ impl Session {
     /// # Errors
     /// When it acknowledges what was never sent.
     pub(crate) fn acknowledged(&self, seq: u64) -> Result<(), ProtocolError> {
-        lock(&self.lane).outbox.ack(seq)?;
-        self.room.notify_all();
+        let mut lane = lock(&self.lane);
+        lane.outbox.ack(seq)?;
+        // A system call even with nobody to wake.
+        if lane.waiting != 0 {
+            drop(lane);
+            self.room.notify_all();
+        }
         Ok(())
     }
 
