@@ -12,6 +12,7 @@ use fusewire_wire::fatbin;
 use fusewire_wire::ops::known::{Known, MAX_KNOWN};
 use fusewire_wire::ops::table::FunctionBind;
 use fusewire_wire::ops::{Status, table::FunctionInfo, table::ParameterInfo};
+use rustc_hash::FxHashSet;
 
 use super::gpu::Gpu;
 use super::image_cache::Facts;
@@ -29,6 +30,8 @@ pub(super) struct Loaded {
     facts: Facts,
     /// The facts are more than what the cache has.
     news: bool,
+    /// Kernels of which this program has set something: what the driver says of them is no fact of the image.
+    altered: FxHashSet<usize>,
 }
 
 impl Gpu {
@@ -59,7 +62,7 @@ impl Gpu {
             *room = bytes.to_le_bytes();
         }
         if let Some(digest) = digest {
-            self.loaded.insert(owner, Loaded { digest, device, facts, news });
+            self.loaded.insert(owner, Loaded { digest, device, facts, news, altered: FxHashSet::default() });
         }
         list
     }
@@ -158,15 +161,27 @@ impl Gpu {
     pub(super) fn learn(
         &mut self,
         owner: u64,
+        raw: CUfunction,
         name: &[u8],
         info: FunctionInfo,
         parameters: &[ParameterInfo],
     ) {
         let Some(loaded) = self.loaded.get_mut(&owner) else { return };
+        if loaded.altered.contains(&raw.addr()) {
+            return;
+        }
         let kernels = &mut loaded.facts.kernels;
         if kernels.len() < MAX_KNOWN && kernels.iter().all(|known| known.name != name) {
             kernels.push(Known { name: name.to_vec(), info, parameters: parameters.to_vec() });
             loaded.news = true;
+        }
+    }
+
+    /// A program sets something of a function or kernel.
+    pub(super) fn alter(&mut self, function: u64) {
+        let Ok(function) = self.functions.get(function) else { return };
+        if let Some(loaded) = self.loaded.get_mut(&function.owner) {
+            loaded.altered.insert(function.raw.addr());
         }
     }
 

@@ -48,7 +48,7 @@ pub(super) struct Function {
     pub(super) raw: CUfunction,
     pub(super) kernel: bool,
     /// The module or library it is in.
-    owner: u64,
+    pub(super) owner: u64,
     /// Bytes that its parameter buffer must have.
     pub(super) parameter_bytes: u32,
     pub(super) parameters: Vec<ParameterInfo>,
@@ -137,6 +137,12 @@ fn owned_name(tail: &[u8]) -> Result<CString, Status> {
 }
 
 impl Gpu {
+    /// Modules and libraries have one space of handles: functions, globals and what is learnt of an image go by
+    /// their owner's handle, whichever of the two it is.
+    fn mint_owner(&mut self, what: &str, handle: u64) -> Result<(), Status> {
+        self.mint(what, handle, self.modules.has(handle) || self.libraries.has(handle))
+    }
+
     pub(super) fn blob_part(&mut self, record: &BlobPart, tail: &[u8]) -> Result<(), Status> {
         if tail.len() > BLOB_PART_BYTES {
             self.misbehave(format!("it sent {} bytes of an image at once", tail.len()));
@@ -151,7 +157,7 @@ impl Gpu {
         mut tail: &[u8],
     ) -> Result<Answer<Nothing>, (Status, Vec<u8>)> {
         let plain = |status| (status, Vec::new());
-        self.mint("module", record.module, self.modules.has(record.module)).map_err(plain)?;
+        self.mint_owner("module", record.module).map_err(plain)?;
         self.enter(record.context).map_err(plain)?;
         let (image, digest) = self.blobs.take(record.blob).map_err(plain)?;
         let mut options = Options::read(&mut tail, record.options).map_err(plain)?;
@@ -208,7 +214,7 @@ impl Gpu {
     ) -> Result<Answer<FunctionInfo>, Status> {
         let (raw, name) = self.find_function(record.function, record.module, tail)?;
         let (info, parameters) = self.describe(raw, false, 0);
-        self.learn(record.module, name.as_bytes(), info, &parameters);
+        self.learn(record.module, raw, name.as_bytes(), info, &parameters);
         let tail = parameters.as_bytes().to_vec();
         self.add_function(record.function, raw, false, record.module, parameters);
         Ok(Answer::Now(info, tail))
@@ -328,7 +334,7 @@ impl Gpu {
         mut tail: &[u8],
     ) -> Result<Answer<Nothing>, (Status, Vec<u8>)> {
         let plain = |status| (status, Vec::new());
-        self.mint("library", record.library, self.libraries.has(record.library)).map_err(plain)?;
+        self.mint_owner("library", record.library).map_err(plain)?;
         self.enter(record.context).map_err(plain)?;
         let device = self.contexts.get(record.context).map_err(plain)?.device;
         let (image, digest) = self.blobs.take(record.blob).map_err(plain)?;
@@ -395,7 +401,7 @@ impl Gpu {
         let (raw, name) = self.find_kernel(record.function, record.library, record.context, tail)?;
         let device = self.contexts.get(record.context)?.device;
         let (info, parameters) = self.describe(raw, true, device);
-        self.learn(record.library, name.as_bytes(), info, &parameters);
+        self.learn(record.library, raw, name.as_bytes(), info, &parameters);
         let tail = parameters.as_bytes().to_vec();
         self.add_function(record.function, raw, true, record.library, parameters);
         // Both answers have one layout.
@@ -440,7 +446,7 @@ impl Gpu {
     }
 
     pub(super) fn library_get_module(&mut self, record: &LibraryGetModule) -> Result<(), Status> {
-        self.mint("module", record.module, self.modules.has(record.module))?;
+        self.mint_owner("module", record.module)?;
         let library = self.libraries.get(record.library)?.raw;
         self.enter(record.context)?;
         let mut raw = std::ptr::null_mut();
@@ -482,6 +488,7 @@ impl Gpu {
 
     pub(super) fn func_set_attribute(&mut self, record: &FuncSetAttribute) -> Result<(), Status> {
         let (raw, kernel) = self.function(record.function)?;
+        self.alter(record.function);
         self.enter(record.context)?;
         // SAFETY: a live function or kernel. The driver judges attribute and value.
         let status = unsafe {
@@ -499,6 +506,7 @@ impl Gpu {
             return Err(INVALID_VALUE);
         }
         let (raw, kernel) = self.function(record.function)?;
+        self.alter(record.function);
         self.enter(record.context)?;
         // SAFETY: a live function or kernel and a checked number.
         let status = unsafe {

@@ -19,6 +19,7 @@ use crate::thin::ADD;
 pub const TESTS: &[Test] = &[
     ("handles_that_are_not_alive_are_refused", handles_that_are_not_alive_are_refused),
     ("a_handle_minted_twice_ends_the_session", a_handle_minted_twice_ends_the_session),
+    ("a_module_and_a_library_share_no_handle", a_module_and_a_library_share_no_handle),
     ("pointers_outside_the_session_are_refused", pointers_outside_the_session_are_refused),
     ("numbers_out_of_range_are_refused", numbers_out_of_range_are_refused),
     ("unknown_and_truncated_operations_end_the_session", unknown_and_truncated_operations_end_the_session),
@@ -76,6 +77,39 @@ fn a_handle_minted_twice_ends_the_session() {
     client.send(StreamCreate { stream, context, flags: 0, priority: 0 });
     let text = ended(client);
     assert!(text.contains("stream") && text.contains("in use"), "{text}");
+}
+
+/// Functions, globals and what is learnt of an image go by the owner's handle: one of each kind with the same handle
+/// would be taken for each other.
+fn a_module_and_a_library_share_no_handle() {
+    for first in ["module", "library"] {
+        let mut client = Client::open(&Setup::default());
+        let context = client.context();
+        let blobs = [client.handle(), client.handle()];
+        for blob in blobs {
+            client.push(&BlobPart { blob, total: ADD.len() as u64 }, ADD.as_bytes());
+        }
+        let handle = client.handle();
+        let module = |blob| ModuleLoad { module: handle, context, blob, options: 0, reserved: 0 };
+        let library = |blob| LibraryLoad { library: handle, context, blob, options: 0, library_options: 0 };
+        if first == "module" {
+            client.ask(module(blobs[0])).unwrap();
+            client.push(&library(blobs[1]), &[]);
+        } else {
+            client.ask(library(blobs[0])).unwrap();
+            client.push(&module(blobs[1]), &[]);
+        }
+        let text = ended(client);
+        assert!(text.contains("in use"), "{text}");
+    }
+    let mut client = Client::open(&Setup::default());
+    let context = client.context();
+    let (blob, library) = (client.handle(), client.handle());
+    client.push(&BlobPart { blob, total: ADD.len() as u64 }, ADD.as_bytes());
+    client.ask(LibraryLoad { library, context, blob, options: 0, library_options: 0 }).unwrap();
+    client.push(&LibraryGetModule { library, module: library, context }, &[]);
+    let text = ended(client);
+    assert!(text.contains("module") && text.contains("in use"), "{text}");
 }
 
 fn pointers_outside_the_session_are_refused() {

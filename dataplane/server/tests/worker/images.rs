@@ -17,6 +17,7 @@ pub const TESTS: &[Test] = &[
     ("without_a_cache_no_image_is_there", without_a_cache_no_image_is_there),
     ("few_kernels_come_with_the_load", few_kernels_come_with_the_load),
     ("kernels_that_were_asked_for_come_with_the_next_load", kernels_that_were_asked_for_come_next),
+    ("what_a_program_has_set_is_not_learnt", what_a_program_has_set_is_not_learnt),
 ];
 
 struct Folder(PathBuf);
@@ -170,6 +171,33 @@ fn kernels_that_were_asked_for_come_next() {
         assert_eq!(told, expected);
         let function = client.handle();
         client.ask_with(LibraryGetKernel { library, function, context }, ask.as_bytes()).unwrap();
+        client.close();
+    }
+}
+
+fn what_a_program_has_set_is_not_learnt() {
+    let folder = Folder::new("altered");
+    let image = image(6);
+    let digest = Digest::of(&image);
+    for round in 0..2 {
+        let mut client = open(&folder.0);
+        let context = client.context();
+        let blob = name(&mut client, &image, digest);
+        if round == 0 {
+            send(&mut client, blob, &image);
+        }
+        let (library, kernels) = load(&mut client, context, blob).unwrap();
+        assert_eq!(names(&kernels), if round == 0 { &[][..] } else { &["add_5"] });
+        // Named without asking, changed (dynamic shared memory, attribute 8), and only then asked for.
+        let (bound, asked, other) = (client.handle(), client.handle(), client.handle());
+        client.push(&FunctionBind { function: bound, module: 0, library, context }, b"add_3");
+        let attribute =
+            FuncSetAttribute { function: bound, context, attribute: 8, value: 4096, device: 0, reserved: 0 };
+        client.send(attribute);
+        let ask = |function| LibraryGetKernel { library, function, context };
+        let (info, _) = client.ask_with(ask(asked), b"add_3").unwrap();
+        assert_eq!(info.max_dynamic_shared, 4096);
+        client.ask_with(ask(other), b"add_5").unwrap();
         client.close();
     }
 }
