@@ -7,31 +7,35 @@
 //! not there.
 //!
 //! Files come by renaming, so none is ever half there, and go by age of last use when the folder has grown beyond
-//! its bound. Writing is done on threads of its own: a disk may be slow or full, which costs the next start and
-//! nothing now. No error here is ever the client's to see.
+//! its bound; what is not the cache's is left alone. Reading is done at once, since a load waits for it. Writing and
+//! deleting are done on a thread of their own ([`super::file_work`]): a disk may be slow or full, which costs the
+//! next start and nothing now. No error here is ever the client's to see.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, DirEntry, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use fusewire_wire::digest::Digest;
-use fusewire_wire::ops::known::Known;
+use fusewire_wire::ops::known::{Known, MAX_KNOWN};
 
+use super::file_work::FileWork;
 use super::images::Image;
 
 /// A file that is being written this long after its beginning never will be.
 const ABANDONED: Duration = Duration::from_secs(3600);
 /// Bytes of what is known of one image's kernels, at most.
 const MAX_FACTS_BYTES: u64 = 8 << 20;
-/// Threads that write at once. An image that finds none free is kept the next time.
-const WRITERS: usize = 16;
+/// Bytes that may wait to be written. What finds no room is kept the next time.
+const MAX_UNWRITTEN: u64 = 1 << 30;
 /// How long a session's end waits for what is still being written.
 const LAST_WRITES: Duration = Duration::from_secs(1);
+/// Hexadecimal digits in a tenant's folder's name, and at the beginning of a file's.
+const FOLDER_DIGITS: usize = 32;
+const FILE_DIGITS: usize = 64;
 
 /// What is known of an image from loading it before.
 #[derive(Clone, Debug, Default)]
@@ -42,34 +46,48 @@ pub(super) struct Facts {
     pub(super) kernels: Vec<Known>,
 }
 
+impl Facts {
+    /// Bytes of memory, about.
+    fn weight(&self) -> u64 {
+        let of = |known: &Known| size_of::<Known>() + known.name.len() + size_of_val(&known.parameters[..]);
+        self.kernels.iter().map(|known| of(known) as u64).sum()
+    }
+}
+
 /// See the module's comment.
 #[derive(Debug)]
 pub(super) struct ImageCache {
-    /// The folder of all tenants.
-    root: PathBuf,
-    /// This tenant's.
-    own: PathBuf,
+    folder: Arc<Folder>,
     /// Bytes that all files together may have.
     limit: u64,
-    key: [u8; 32],
     /// What of a device its kernels' attributes depend on, by ordinal.
     kinds: Vec<String>,
-    writers: Vec<JoinHandle<()>>,
+    files: FileWork,
+}
+
+/// A tenant's files.
+#[derive(Debug)]
+struct Folder {
+    path: PathBuf,
+    key: [u8; 32],
 }
 
 impl ImageCache {
-    /// The cache of the tenant with this key, in `root`. `kinds`: see [`device_kind`].
+    /// The cache of the tenant with this key, in `root`. `kinds`: see [`device_kind`]. Called before the shard has
+    /// a core to itself, which the thread that writes would otherwise have, too.
     pub(super) fn open(root: &Path, limit: u64, key: [u8; 32], kinds: Vec<String>) -> io::Result<Self> {
         // The name gives nothing away of the key.
         let name = Digest::keyed(&key, b"folder").to_string();
-        let own = root.join(name.get(..32).unwrap_or_default());
-        DirBuilder::new().recursive(true).mode(0o700).create(&own)?;
-        Ok(Self { root: root.to_owned(), own, limit, key, kinds, writers: Vec::new() })
+        let path = root.join(name.get(..FOLDER_DIGITS).unwrap_or_default());
+        DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+        let root = root.to_owned();
+        let files = FileWork::start(MAX_UNWRITTEN, move || trim(&root, limit))?;
+        Ok(Self { folder: Arc::new(Folder { path, key }), limit, kinds, files })
     }
 
     /// The image of this digest and length.
     pub(super) fn get(&self, digest: &Digest, bytes: u64) -> Option<Vec<u8>> {
-        let path = self.own.join(digest.to_string());
+        let path = self.folder.path.join(digest.to_string());
         let data = read(&path, bytes)?;
         if data.len() as u64 == bytes && Digest::of(&data) == *digest {
             return Some(data);
@@ -80,31 +98,48 @@ impl ImageCache {
     }
 
     /// Keeps an image, whose digest was checked.
-    pub(super) fn put(&mut self, digest: Digest, image: &Arc<Image>) {
-        if image.contents().len() as u64 > self.limit {
+    pub(super) fn put(&self, digest: Digest, image: &Arc<Image>) {
+        let bytes = image.contents().len() as u64;
+        if bytes > self.limit {
             return;
         }
-        self.writers.retain(|writer| !writer.is_finished());
-        if self.writers.len() >= WRITERS {
-            return;
-        }
-        let (image, root, own, limit) = (Arc::clone(image), self.root.clone(), self.own.clone(), self.limit);
-        let body = move || {
-            if write(&own, &digest.to_string(), &[image.contents()]).is_ok() {
-                trim(&root, limit);
-            }
-        };
-        if let Ok(writer) = std::thread::Builder::new().name("fusewire-images".into()).spawn(body) {
-            self.writers.push(writer);
-        }
+        let (image, folder) = (Arc::clone(image), Arc::clone(&self.folder));
+        self.files.give(bytes, move || {
+            let written = write(&folder.path, &digest.to_string(), &[image.contents()]);
+            // What cannot be kept is sent again.
+            written.map_or(0, |()| bytes)
+        });
     }
 
     /// What is known of an image on this device and its like.
     pub(super) fn facts(&self, digest: &Digest, device: i32) -> Option<Facts> {
-        let name = self.facts_name(digest, device)?;
-        let path = self.own.join(&name);
+        self.folder.facts(&self.facts_name(digest, device)?)
+    }
+
+    fn facts_name(&self, digest: &Digest, device: i32) -> Option<String> {
+        let kind = self.kinds.get(usize::try_from(device).ok()?)?;
+        Some(format!("{digest}-{kind}"))
+    }
+
+    /// Keeps what is known of an image, with what others have found out meanwhile.
+    pub(super) fn put_facts(&self, digest: &Digest, device: i32, facts: Facts) {
+        let Some(name) = self.facts_name(digest, device) else { return };
+        let folder = Arc::clone(&self.folder);
+        // What cannot be kept is found out again.
+        self.files.give(facts.weight(), move || folder.put_facts(&name, facts).unwrap_or(0));
+    }
+
+    /// Waits a little for what is still being written.
+    pub(super) fn finish(&self) {
+        self.files.finish(LAST_WRITES);
+    }
+}
+
+impl Folder {
+    fn facts(&self, name: &str) -> Option<Facts> {
+        let path = self.path.join(name);
         let data = read(&path, MAX_FACTS_BYTES)?;
-        let facts = self.authentic(&name, &data).and_then(|list| {
+        let facts = self.authentic(name, &data).and_then(|list| {
             let (flags, list) = list.split_first_chunk::<8>()?;
             let prints = u64::from_le_bytes(*flags) & 1 != 0;
             Some(Facts { prints, kernels: Known::read_list(list)? })
@@ -113,11 +148,6 @@ impl ImageCache {
             let _ = fs::remove_file(&path);
         }
         facts
-    }
-
-    fn facts_name(&self, digest: &Digest, device: i32) -> Option<String> {
-        let kind = self.kinds.get(usize::try_from(device).ok()?)?;
-        Some(format!("{digest}-{kind}"))
     }
 
     fn authentic<'a>(&self, name: &str, data: &'a [u8]) -> Option<&'a [u8]> {
@@ -131,33 +161,24 @@ impl ImageCache {
         Digest::keyed(&self.key, &named)
     }
 
-    /// Keeps what is known of an image, with what others have found out meanwhile.
-    pub(super) fn put_facts(&self, digest: &Digest, device: i32, facts: &Facts) {
-        let Some(name) = self.facts_name(digest, device) else { return };
-        let mut kernels = facts.kernels.clone();
-        for other in self.facts(digest, device).unwrap_or_default().kernels {
+    /// Gives the bytes that were written.
+    fn put_facts(&self, name: &str, facts: Facts) -> io::Result<u64> {
+        let Facts { prints, mut kernels } = facts;
+        for other in self.facts(name).unwrap_or_default().kernels {
             if kernels.iter().all(|known| known.name != other.name) {
                 kernels.push(other);
             }
         }
-        kernels.truncate(fusewire_wire::ops::known::MAX_KNOWN);
-        let mut contents = u64::from(facts.prints).to_le_bytes().to_vec();
+        kernels.truncate(MAX_KNOWN);
+        let mut contents = u64::from(prints).to_le_bytes().to_vec();
         for known in &kernels {
             known.append(&mut contents);
         }
-        if contents.len() as u64 + 32 > MAX_FACTS_BYTES {
-            return;
+        let bytes = contents.len() as u64 + 32;
+        if bytes > MAX_FACTS_BYTES {
+            return Ok(0);
         }
-        // What cannot be kept is found out again.
-        let _ = write(&self.own, &name, &[&self.seal(&name, &contents).0, &contents]);
-    }
-
-    /// Waits a little for what is still being written.
-    pub(super) fn finish(&self) {
-        let since = Instant::now();
-        while self.writers.iter().any(|writer| !writer.is_finished()) && since.elapsed() < LAST_WRITES {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        write(&self.path, name, &[&self.seal(name, &contents).0, &contents]).map(|()| bytes)
     }
 }
 
@@ -200,13 +221,18 @@ fn write(folder: &Path, name: &str, pieces: &[&[u8]]) -> io::Result<()> {
 }
 
 /// Deletes the files that were not used for longest until the rest is within `limit`. Several workers may do so
-/// at once: a file that is gone already is as good as deleted.
+/// at once: a file that is gone already is as good as deleted. Whatever else somebody keeps in the folder does not
+/// count, and stays.
 fn trim(root: &Path, limit: u64) {
-    let folders = fs::read_dir(root).into_iter().flatten().flatten();
-    let files = folders.flat_map(|folder| fs::read_dir(folder.path()).into_iter().flatten().flatten());
+    // A link to a folder is not one.
+    let is_folder = |entry: &DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+    let tenants =
+        entries(root).filter(|entry| is_ours(entry, FOLDER_DIGITS, Some(FOLDER_DIGITS)) && is_folder(entry));
+    let files = tenants.flat_map(|tenant| entries(&tenant.path()));
     let mut found = Vec::new();
     let mut total = 0_u64;
-    for file in files {
+    for file in files.filter(|entry| is_ours(entry, FILE_DIGITS, None) && !is_folder(entry)) {
+        // Not followed if it is a link.
         let Ok(about) = file.metadata() else { continue };
         let used = about.modified().unwrap_or(SystemTime::UNIX_EPOCH);
         let unfinished = file.path().extension().is_some_and(|extension| extension == "new");
@@ -228,26 +254,39 @@ fn trim(root: &Path, limit: u64) {
     }
 }
 
+fn entries(folder: &Path) -> impl Iterator<Item = DirEntry> + use<> {
+    fs::read_dir(folder).into_iter().flatten().flatten()
+}
+
+/// Whether a name is of those that the cache gives: as many hexadecimal digits, and nothing more if `length` says so.
+fn is_ours(entry: &DirEntry, digits: usize, length: Option<usize>) -> bool {
+    let name = entry.file_name();
+    let name = name.as_encoded_bytes();
+    let hex = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    name.get(..digits).is_some_and(|begin| begin.iter().all(hex))
+        && length.is_none_or(|length| length == name.len())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use fusewire_wire::ops::table::FunctionInfo;
 
-    struct Folder(PathBuf);
+    struct Root(PathBuf);
 
-    impl Drop for Folder {
+    impl Drop for Root {
         fn drop(&mut self) {
             let _ = fs::remove_dir_all(&self.0);
         }
     }
 
-    fn folder(name: &str) -> Folder {
+    fn folder(name: &str) -> Root {
         let path = std::env::temp_dir().join(format!("fusewire-images-{}-{name}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
-        Folder(path)
+        Root(path)
     }
 
-    fn open(at: &Folder, limit: u64, key: [u8; 32]) -> ImageCache {
+    fn open(at: &Root, limit: u64, key: [u8; 32]) -> ImageCache {
         ImageCache::open(&at.0, limit, key, vec!["a".into(), "b".into()]).unwrap()
     }
 
@@ -263,7 +302,7 @@ mod tests {
     #[test]
     fn an_image_is_found_by_its_tenant_only() {
         let at = folder("tenants");
-        let mut one = open(&at, 1 << 30, [1; 32]);
+        let one = open(&at, 1 << 30, [1; 32]);
         let (digest, data) = image(7, 5000);
         assert!(!has(&one, &digest, 5000));
         one.put(digest, &data);
@@ -279,9 +318,9 @@ mod tests {
     #[test]
     fn a_changed_file_is_not_believed() {
         let at = folder("changed");
-        let mut cache = open(&at, 1 << 30, [1; 32]);
+        let cache = open(&at, 1 << 30, [1; 32]);
         let (digest, data) = image(7, 5000);
-        let path = cache.own.join(digest.to_string());
+        let path = cache.folder.path.join(digest.to_string());
         for damage in [vec![8; 5000], vec![7; 4000], Vec::new()] {
             cache.put(digest, &data);
             cache.finish();
@@ -297,7 +336,7 @@ mod tests {
     fn what_was_not_used_for_longest_goes_first() {
         let at = folder("bound");
         let size = 64 << 10;
-        let mut cache = open(&at, 3 * size as u64, [1; 32]);
+        let cache = open(&at, 3 * size as u64, [1; 32]);
         let images: Vec<_> = (0..4).map(|byte| image(byte, size)).collect();
         for (digest, data) in &images[..3] {
             cache.put(*digest, data);
@@ -317,6 +356,44 @@ mod tests {
     }
 
     #[test]
+    fn facts_count_and_what_is_not_the_caches_stays() {
+        let at = folder("foreign");
+        let cache = open(&at, 8 << 10, [1; 32]);
+        let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+        let foreign = |path: PathBuf| {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, vec![1; 64 << 10]).unwrap();
+            File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
+            path
+        };
+        let digits = "0123456789abcdef".repeat(4);
+        let kept = [
+            foreign(at.0.join("notes")),
+            foreign(at.0.join(&digits)),
+            foreign(at.0.join("photos").join(&digits)),
+            // A tenant's folder has 32 digits, and nothing else.
+            foreign(at.0.join(&digits[..33]).join(&digits)),
+            foreign(at.0.join(digits[..32].to_uppercase()).join(&digits)),
+            foreign(cache.folder.path.join("notes")),
+            foreign(cache.folder.path.join(&digits[..63])),
+        ];
+        let goes = [
+            foreign(at.0.join(&digits[..32]).join(&digits)),
+            foreign(cache.folder.path.join(format!("{digits}-of-another-kind"))),
+        ];
+        let known = Known { name: vec![b'k'; 100], info: FunctionInfo::default(), parameters: Vec::new() };
+        cache.put_facts(&Digest::of(b"image"), 0, Facts { prints: false, kernels: vec![known] });
+        cache.finish();
+        for path in kept {
+            assert!(path.exists(), "{}", path.display());
+        }
+        for path in goes {
+            assert!(!path.exists(), "{}", path.display());
+        }
+        assert!(cache.facts(&Digest::of(b"image"), 0).is_some());
+    }
+
+    #[test]
     fn what_is_known_grows_and_is_the_tenants_own() {
         let at = folder("facts");
         let cache = open(&at, 1 << 30, [1; 32]);
@@ -328,7 +405,8 @@ mod tests {
         };
         assert!(cache.facts(&digest, 0).is_none());
         for name in ["add", "mul", "add"] {
-            cache.put_facts(&digest, 0, &Facts { prints: true, kernels: vec![known(name)] });
+            cache.put_facts(&digest, 0, Facts { prints: true, kernels: vec![known(name)] });
+            cache.finish();
         }
         let facts = cache.facts(&digest, 0).unwrap();
         let mut names: Vec<_> = facts.kernels.iter().map(|known| known.name.clone()).collect();
@@ -338,7 +416,7 @@ mod tests {
         assert!(cache.facts(&digest, 1).is_none(), "of another kind of device");
 
         // What another tenant, or anybody, put there is not believed.
-        let path = cache.own.join(cache.facts_name(&digest, 0).unwrap());
+        let path = cache.folder.path.join(cache.facts_name(&digest, 0).unwrap());
         let mut data = fs::read(&path).unwrap();
         *data.last_mut().unwrap() ^= 1;
         fs::write(&path, &data).unwrap();

@@ -1,7 +1,7 @@
 //! Images on their way to the driver: as they come in parts, or by their name from the cache.
 //!
-//! A blob that was only named becomes an image when the cache has it; else its parts may follow, and once whole
-//! it is kept. The driver reads an image where it lies here, so it stays as it is for as long as the driver may
+//! A blob that was only named becomes an image when the cache has it; else its parts may follow. It is kept once
+//! the driver has accepted it. The driver reads an image where it lies here, so it stays as it is for as long as the driver may
 //! look at it. What the driver makes of images is in [`super::modules`], how they are kept in
 //! [`super::image_cache`].
 
@@ -16,10 +16,14 @@ use rustc_hash::FxHashMap;
 use super::image_cache::ImageCache;
 use crate::driver::{INVALID_HANDLE, INVALID_VALUE, OUT_OF_MEMORY};
 
-/// Bytes of images that may be under way at once.
+/// Bytes of images that may be under way at once, not counting what waits to be written to the cache, which has a
+/// bound of its own.
 const MAX_BLOB_BYTES: u64 = 2 << 30;
+/// Images that may be under way at once. A link may have 4096 inputs, which all come before it.
+const MAX_BLOBS: usize = 16 << 10;
 
 /// Wrapper around a fat binary, as compilers emit it: the driver takes the container's address from it.
+#[derive(Debug)]
 #[repr(C)]
 struct Wrapper {
     magic: u32,
@@ -76,7 +80,8 @@ impl Blobs {
     }
 
     fn announce(&mut self, blob: u64, total: u64, digest: Option<Digest>) -> Result<(), Status> {
-        if total == 0 || self.bytes.saturating_add(total) > MAX_BLOB_BYTES {
+        let full = self.blobs.len() >= MAX_BLOBS;
+        if total == 0 || full || self.bytes.saturating_add(total) > MAX_BLOB_BYTES {
             return Err(OUT_OF_MEMORY);
         }
         self.bytes += total;
@@ -84,9 +89,8 @@ impl Blobs {
         Ok(())
     }
 
-    /// The whole image, and the digest under which it is kept. [`IMAGE_MISSING`] leaves the blob there for its
-    /// parts.
-    pub(super) fn take(&mut self, blob: u64) -> Result<(Arc<Image>, Option<Digest>), Status> {
+    /// The whole image. [`IMAGE_MISSING`] leaves the blob there for its parts.
+    pub(super) fn take(&mut self, blob: u64) -> Result<Taken, Status> {
         let found = self.blobs.get(&blob).ok_or(INVALID_HANDLE)?;
         let named = found.digest.filter(|_| found.data.is_empty());
         let kept = match (&self.cache, named) {
@@ -97,7 +101,7 @@ impl Blobs {
         let found = self.blobs.remove(&blob).ok_or(INVALID_HANDLE)?;
         self.bytes -= found.total;
         if let Some(data) = kept {
-            return Ok((Arc::new(Image::new(data)), found.digest));
+            return Ok(Taken { image: Arc::new(Image::new(data)), digest: found.digest, fresh: false });
         }
         if found.data.len() as u64 != found.total {
             return Err(INVALID_VALUE);
@@ -106,15 +110,29 @@ impl Blobs {
         if digest.is_some_and(|digest| Digest::of(&found.data) != digest) {
             return Err(INVALID_VALUE);
         }
-        let image = Arc::new(Image::new(found.data));
-        if let (Some(cache), Some(digest)) = (&mut self.cache, digest) {
-            cache.put(digest, &image);
+        Ok(Taken { image: Arc::new(Image::new(found.data)), digest, fresh: true })
+    }
+
+    /// The driver has accepted an image: it is worth keeping.
+    pub(super) fn keep(&self, taken: &Taken) {
+        if let (Some(cache), Some(digest), true) = (&self.cache, taken.digest, taken.fresh) {
+            cache.put(digest, &taken.image);
         }
-        Ok((image, digest))
     }
 }
 
+/// An image that is whole.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) image: Arc<Image>,
+    /// What it hashes to, if it has a name that the cache knows it by.
+    pub(super) digest: Option<Digest>,
+    /// It came from the client, not from the cache.
+    fresh: bool,
+}
+
 /// An image in the form that the driver takes.
+#[derive(Debug)]
 pub(super) struct Image {
     data: Vec<u8>,
     bytes: usize,
@@ -169,12 +187,26 @@ mod tests {
         blobs.part(1, 12, &[7; 8]).unwrap();
         assert_eq!(blobs.part(1, 13, &[7; 8]), Err(INVALID_VALUE));
         blobs.part(1, 12, &[7; 8]).unwrap();
-        let (image, _) = blobs.take(1).unwrap();
-        assert_eq!(image.contents(), [7; 12]);
+        let taken = blobs.take(1).unwrap();
+        assert_eq!(taken.image.contents(), [7; 12]);
         assert_eq!(blobs.take(1).err(), Some(INVALID_HANDLE));
         blobs.part(2, 12, &[7; 8]).unwrap();
         assert_eq!(blobs.take(2).err(), Some(INVALID_VALUE));
         assert_eq!(blobs.bytes, 0);
+    }
+
+    #[test]
+    fn images_under_way_are_counted() {
+        let mut blobs = Blobs::default();
+        let most = MAX_BLOBS as u64;
+        for blob in 0..most {
+            blobs.named(blob, 8, Digest::of(b"eight by")).unwrap();
+        }
+        assert_eq!(blobs.named(most, 8, Digest::of(b"eight by")), Err(OUT_OF_MEMORY));
+        assert_eq!(blobs.part(most, 8, b"eight by"), Err(OUT_OF_MEMORY));
+        blobs.part(1, 8, b"eight by").unwrap();
+        blobs.take(1).unwrap();
+        blobs.named(most, 8, Digest::of(b"eight by")).unwrap();
     }
 
     #[test]

@@ -16,7 +16,7 @@ use rustc_hash::FxHashSet;
 
 use super::gpu::Gpu;
 use super::image_cache::Facts;
-use super::images::Image;
+use super::images::Taken;
 use crate::driver::{INVALID_VALUE, check};
 
 /// Kernels of an image that are all described when it is loaded.
@@ -36,20 +36,15 @@ pub(super) struct Loaded {
 
 impl Gpu {
     /// What the answer to a load says after the logs: bytes of the list, and the list of known kernels.
-    pub(super) fn tell_kernels(
-        &mut self,
-        owner: u64,
-        image: &Image,
-        digest: Option<Digest>,
-        device: i32,
-    ) -> Vec<u8> {
+    pub(super) fn tell_kernels(&mut self, owner: u64, taken: &Taken, device: i32) -> Vec<u8> {
+        let digest = taken.digest;
         let kept = match (&self.blobs.cache, digest) {
             (Some(cache), Some(digest)) => cache.facts(&digest, device),
             _ => None,
         };
         let news = kept.is_none();
         let facts = kept.unwrap_or_else(|| Facts {
-            prints: fatbin::uses_printf(image.contents()),
+            prints: fatbin::uses_printf(taken.image.contents()),
             kernels: self.few_kernels(owner, device).unwrap_or_default(),
         });
         self.prints = self.prints || facts.prints;
@@ -191,7 +186,7 @@ impl Gpu {
             && loaded.news
             && let Some(cache) = &self.blobs.cache
         {
-            cache.put_facts(&loaded.digest, loaded.device, &loaded.facts);
+            cache.put_facts(&loaded.digest, loaded.device, loaded.facts);
         }
     }
 

@@ -7,7 +7,8 @@
 //!   [`launch`], [`graphs`], [`textures`];
 //! * [`handler`]: the op table's side, which says where each operation is done;
 //! * [`backlog`]: what has to wait before the driver is given it;
-//! * [`fences`], [`ranges`], [`handles`], [`pinned`], [`bulk`], [`outgoing`], [`output`]: what those stand on.
+//! * [`fences`], [`ranges`], [`handles`], [`pinned`], [`bulk`], [`outgoing`], [`output`],
+//!   [`file_work`]: what those stand on.
 //!
 //! Rules. No thread waits for the GPU. Nothing from the client reaches the driver unchecked: handles are looked
 //! up, ranges must be mapped, numbers must be in range. Everything is done in the order in which it came.
@@ -17,6 +18,7 @@ mod bulk;
 mod contexts;
 mod copies;
 mod fences;
+mod file_work;
 mod gpu;
 mod graph_edges;
 mod graph_params;

@@ -159,7 +159,7 @@ impl Gpu {
         let plain = |status| (status, Vec::new());
         self.mint_owner("module", record.module).map_err(plain)?;
         self.enter(record.context).map_err(plain)?;
-        let (image, digest) = self.blobs.take(record.blob).map_err(plain)?;
+        let taken = self.blobs.take(record.blob).map_err(plain)?;
         let mut options = Options::read(&mut tail, record.options).map_err(plain)?;
         let mut raw = std::ptr::null_mut();
         let count = options.count();
@@ -167,13 +167,14 @@ impl Gpu {
         // as long as is said.
         let status = unsafe {
             let (names, values) = (options.names.as_mut_ptr(), options.values.as_mut_ptr());
-            self.d.cuModuleLoadDataEx(&raw mut raw, image.bare(), count, names, values)
+            self.d.cuModuleLoadDataEx(&raw mut raw, taken.image.bare(), count, names, values)
         };
         let mut tail = options.logs();
         self.ok(status).map_err(|status| (status, tail.clone()))?;
         self.modules.put(record.module, Module { raw, context: record.context, library: None });
+        self.blobs.keep(&taken);
         let device = self.contexts.get(record.context).map_err(plain)?.device;
-        tail.extend(self.tell_kernels(record.module, &image, digest, device));
+        tail.extend(self.tell_kernels(record.module, &taken, device));
         Ok(Answer::Now(Nothing {}, tail))
     }
 
@@ -337,7 +338,7 @@ impl Gpu {
         self.mint_owner("library", record.library).map_err(plain)?;
         self.enter(record.context).map_err(plain)?;
         let device = self.contexts.get(record.context).map_err(plain)?.device;
-        let (image, digest) = self.blobs.take(record.blob).map_err(plain)?;
+        let taken = self.blobs.take(record.blob).map_err(plain)?;
         let mut options = Options::read(&mut tail, record.options).map_err(plain)?;
         let (mut names, mut values) = (Vec::new(), Vec::new());
         for (name, value) in read_options(&mut tail, record.library_options).map_err(plain)? {
@@ -360,7 +361,7 @@ impl Gpu {
             let own_count = names.len() as u32;
             self.d.cuLibraryLoadData(
                 &raw mut raw,
-                image.wrapped(),
+                taken.image.wrapped(),
                 jit,
                 jit_values,
                 count,
@@ -371,8 +372,9 @@ impl Gpu {
         };
         let mut tail = options.logs();
         self.ok(status).map_err(|status| (status, tail.clone()))?;
-        self.libraries.put(record.library, Library { raw, _image: Arc::clone(&image) });
-        tail.extend(self.tell_kernels(record.library, &image, digest, device));
+        self.libraries.put(record.library, Library { raw, _image: Arc::clone(&taken.image) });
+        self.blobs.keep(&taken);
+        tail.extend(self.tell_kernels(record.library, &taken, device));
         Ok(Answer::Now(Nothing {}, tail))
     }
 
@@ -576,7 +578,7 @@ impl Gpu {
             if input.kind > 5 {
                 return Err(NOT_SUPPORTED);
             }
-            let (image, _) = self.blobs.take(input.blob)?;
+            let image = self.blobs.take(input.blob)?.image;
             let (data, bytes) = (image.contents().as_ptr(), image.contents().len());
             // PTX is given with the NUL that follows it.
             let bytes = if input.kind == 1 { bytes + 1 } else { bytes };

@@ -14,6 +14,7 @@ use crate::thin::ADD;
 pub const TESTS: &[Test] = &[
     ("an_image_is_sent_once", an_image_is_sent_once),
     ("a_false_name_is_refused", a_false_name_is_refused),
+    ("what_the_driver_refuses_is_not_kept", what_the_driver_refuses_is_not_kept),
     ("without_a_cache_no_image_is_there", without_a_cache_no_image_is_there),
     ("few_kernels_come_with_the_load", few_kernels_come_with_the_load),
     ("kernels_that_were_asked_for_come_with_the_next_load", kernels_that_were_asked_for_come_next),
@@ -109,6 +110,22 @@ fn a_false_name_is_refused() {
     let blob = name(&mut client, &image, Digest::of(b"something else"));
     assert_eq!(load(&mut client, context, blob).err(), Some(IMAGE_MISSING), "nothing was kept");
     client.close();
+}
+
+fn what_the_driver_refuses_is_not_kept() {
+    let folder = Folder::new("refused");
+    let image = vec![b'x'; 10_000];
+    let digest = Digest::of(&image);
+    for _ in 0..2 {
+        let mut client = open(&folder.0);
+        let context = client.context();
+        let blob = name(&mut client, &image, digest);
+        assert_eq!(load(&mut client, context, blob).err(), Some(IMAGE_MISSING));
+        send(&mut client, blob, &image);
+        let refused = load(&mut client, context, blob).err();
+        assert!(refused.is_some_and(|code| code != IMAGE_MISSING), "{refused:?}");
+        client.close();
+    }
 }
 
 fn without_a_cache_no_image_is_there() {
