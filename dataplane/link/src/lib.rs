@@ -27,6 +27,7 @@ pub mod shm;
 pub mod tcp;
 pub mod waker;
 
+mod poll;
 mod ring;
 
 pub use bulk::{BulkHandle, BulkMover, BulkSink, Delivery, OutChunk, RawSlice, RawSliceMut, without_signals};

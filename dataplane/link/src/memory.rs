@@ -7,13 +7,14 @@
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use fusewire_wire::bulk::ChunkHeader;
 
 use crate::bulk::{BulkEngine, BulkSink, Order, Outbox};
 use crate::error::{Closing, LinkError};
 use crate::lane::{CommandLane, Turn, Wait};
+use crate::poll;
 use crate::waker::Waker;
 
 const PEER: &str = "the other end of a link in memory";
@@ -99,25 +100,6 @@ fn closed(how: Closing) -> LinkError {
     LinkError::Closed { peer: PEER.to_owned(), how }
 }
 
-/// Sleeps on an eventfd; the caller has announced the sleep to the waker.
-fn sleep(waker: &Waker, limit: Option<Duration>) -> Result<(), LinkError> {
-    let mut fd = libc::pollfd { fd: waker.fd(), events: libc::POLLIN, revents: 0 };
-    // Rounded up, so that a short limit does not become a busy loop.
-    let limit = limit.map_or(-1, |limit| i32::try_from(limit.as_micros().div_ceil(1000)).unwrap_or(i32::MAX));
-    // SAFETY: the pollfd is live.
-    let result = unsafe { libc::poll(&raw mut fd, 1, limit) };
-    if result < 0 {
-        let error = std::io::Error::last_os_error();
-        if error.raw_os_error() != Some(libc::EINTR) {
-            return Err(LinkError::system("poll", &error));
-        }
-    }
-    if fd.revents & libc::POLLIN != 0 {
-        waker.drain();
-    }
-    Ok(())
-}
-
 /// One end of a command lane in memory.
 pub struct MemoryCommand {
     to_us: Arc<Way<Arc<Vec<u8>>>>,
@@ -159,7 +141,7 @@ impl CommandLane for MemoryCommand {
         if wait != Wait::No && turn.is_idle() && !self.to_us.is_over() {
             if self.to_us.waker.begin_sleep() {
                 let limit = until.map(|until| until.saturating_duration_since(Instant::now()));
-                let slept = sleep(&self.to_us.waker, limit);
+                let slept = poll::wait(-1, false, Some(&self.to_us.waker), limit);
                 turn.woken = self.to_us.waker.end_sleep();
                 slept?;
             } else {
@@ -242,7 +224,7 @@ impl MemoryBulk {
                 return Ok(closed(Closing::ByPeer));
             }
             if idle && self.to_us.waker.begin_sleep() {
-                let slept = sleep(&self.to_us.waker, None);
+                let slept = poll::wait(-1, false, Some(&self.to_us.waker), None);
                 self.to_us.waker.end_sleep();
                 slept?;
             }

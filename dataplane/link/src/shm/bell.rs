@@ -15,6 +15,7 @@ use socket2::SockRef;
 
 use super::area::Ends;
 use crate::error::{Closing, LinkError};
+use crate::poll::{self, Seen};
 use crate::ring::Owner;
 use crate::waker::Waker;
 
@@ -147,36 +148,15 @@ impl Bell {
     }
 
     fn poll(&mut self, waker: Option<&Waker>, limit: Option<Duration>) -> Result<Heard, LinkError> {
-        let mut fds = [
-            libc::pollfd { fd: self.fd(), events: libc::POLLIN, revents: 0 },
-            // A negative descriptor is passed over.
-            libc::pollfd { fd: waker.map_or(-1, Waker::fd), events: libc::POLLIN, revents: 0 },
-        ];
-        let limit = limit.map(|limit| libc::timespec {
-            tv_sec: libc::time_t::try_from(limit.as_secs()).unwrap_or(libc::time_t::MAX),
-            tv_nsec: libc::c_long::from(limit.subsec_nanos()),
-        });
-        let limit = limit.as_ref().map_or(std::ptr::null(), |limit| &raw const *limit);
-        // SAFETY: the array and the timespec are live; a null signal mask leaves the mask alone.
-        let result = unsafe { libc::ppoll(fds.as_mut_ptr(), 2, limit, std::ptr::null()) };
-        if result < 0 {
-            let error = io::Error::last_os_error();
-            return if error.kind() == io::ErrorKind::Interrupted {
-                Ok(Heard::Nothing)
-            } else {
-                Err(LinkError::system("poll", &error))
-            };
+        let seen = poll::wait(self.fd(), false, waker, limit)?;
+        if seen.socket {
+            self.answer()?;
         }
-        if let Some(waker) = waker
-            && fds[1].revents & libc::POLLIN != 0
-        {
-            waker.drain();
-            if fds[0].revents != 0 {
-                self.answer()?;
-            }
-            return Ok(Heard::Waker);
-        }
-        if fds[0].revents != 0 { self.answer().map(|()| Heard::Ring) } else { Ok(Heard::Nothing) }
+        Ok(match seen {
+            Seen { waker: true, .. } => Heard::Waker,
+            Seen { socket: true, .. } => Heard::Ring,
+            Seen { .. } => Heard::Nothing,
+        })
     }
 
     /// Takes what came over the socket: rings, or the end.

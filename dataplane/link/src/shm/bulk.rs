@@ -8,7 +8,7 @@ use super::Side;
 use super::area::{Area, Ends};
 use super::bell::{Bell, DATA, PEER, ROOM, Spin};
 use super::command::forged;
-use crate::bulk::{BulkEngine, BulkSink, Order, Outbox};
+use crate::bulk::{BulkEngine, BulkSink, Outbox};
 use crate::error::{Closing, LinkError};
 use crate::tcp::chunks::{Receiver, Sender};
 use crate::waker::Waker;
@@ -55,15 +55,7 @@ impl ShmBulk {
         let mut last_progress = Instant::now();
         loop {
             let stopping = outbox.is_stopping();
-            while let Some(order) = outbox.take() {
-                match order {
-                    Order::Send(chunk) => self.sender.push(chunk)?,
-                    Order::Register(_, answer) => {
-                        // Nothing to register with. Whoever asked may have given up waiting.
-                        let _ = answer.send(Ok(false));
-                    }
-                }
-            }
+            self.sender.take_orders(outbox)?;
             if stopping {
                 let unsendable = self.gone.is_some() || last_progress.elapsed() > STOP_PATIENCE;
                 if self.sender.is_empty() || unsendable {

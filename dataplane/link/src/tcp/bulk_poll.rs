@@ -4,10 +4,11 @@ use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
 use super::chunks::{Receiver, Sender};
-use super::command_poll::{poll_now, receive_now, send_message_now};
+use super::command_poll::{receive_now, send_message_now};
 use super::socket::Socket;
-use crate::bulk::{BulkEngine, BulkSink, Order, Outbox};
+use crate::bulk::{BulkEngine, BulkSink, Outbox};
 use crate::error::{Closing, LinkError};
+use crate::poll;
 use crate::waker::Waker;
 
 /// How long a lane that was told to stop waits for a peer that takes nothing.
@@ -38,15 +39,7 @@ impl PollBulk {
         let mut last_progress = Instant::now();
         loop {
             let stopping = outbox.is_stopping();
-            while let Some(order) = outbox.take() {
-                match order {
-                    Order::Send(chunk) => self.sender.push(chunk)?,
-                    Order::Register(_, answer) => {
-                        // Nothing to register with. Whoever asked may have given up waiting.
-                        let _ = answer.send(Ok(false));
-                    }
-                }
-            }
+            self.sender.take_orders(outbox)?;
             if stopping {
                 let unsendable = self.send_failed.is_some() || last_progress.elapsed() > STOP_PATIENCE;
                 if self.sender.is_empty() || unsendable {
@@ -60,7 +53,8 @@ impl PollBulk {
             }
             if !sent && !received && self.waker.begin_sleep() {
                 let to_send = self.send_failed.is_none() && !self.sender.is_empty();
-                let slept = poll_now(&self.socket, &self.waker, to_send, stopping.then_some(STOP_PATIENCE));
+                let limit = stopping.then_some(STOP_PATIENCE);
+                let slept = poll::wait(self.socket.raw(), to_send, Some(&self.waker), limit);
                 self.waker.end_sleep();
                 slept?;
             }

@@ -1,13 +1,14 @@
 //! Chunks on a byte stream: where received bytes go next, and what is to be sent next.
 //!
-//! Both TCP engines keep their state here; neither files nor rings are known in this file.
+//! Every engine on a byte stream keeps its state here, the one in shared memory too; neither files nor rings are
+//! known in this file.
 
 use std::collections::VecDeque;
 
 use fusewire_wire::bulk::{CHUNK_HEADER_BYTES, CHUNK_MAGIC, ChunkHeader};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-use crate::bulk::{BulkSink, Delivery, OutChunk, RawSliceMut};
+use crate::bulk::{BulkSink, Delivery, Order, OutChunk, Outbox, RawSliceMut};
 use crate::error::{Closing, LinkError};
 use crate::lane::EMPTY_IOVEC;
 
@@ -192,6 +193,23 @@ impl Sender {
             return Err(LinkError::Misuse("a chunk whose header does not fit its payload"));
         }
         self.waiting.push_back(chunk);
+        Ok(())
+    }
+
+    /// Takes in what the lane's users want done, for an engine that has nothing to register memory with.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub(crate) fn take_orders(&mut self, outbox: &Outbox) -> Result<(), LinkError> {
+        while let Some(order) = outbox.take() {
+            match order {
+                Order::Send(chunk) => self.push(chunk)?,
+                Order::Register(_, answer) => {
+                    // Whoever asked may have given up waiting.
+                    let _ = answer.send(Ok(false));
+                }
+            }
+        }
         Ok(())
     }
 

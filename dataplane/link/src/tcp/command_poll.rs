@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::socket::Socket;
 use crate::error::{Closing, LinkError};
 use crate::lane::{CommandLane, EMPTY_IOVEC, IOVECS, SendQueue, Turn, Wait};
+use crate::poll;
 use crate::waker::Waker;
 
 const RECEIVE_BUFFER: usize = 256 << 10;
@@ -94,9 +95,9 @@ impl PollCommand {
             Wait::AtMost(limit) => Some(limit),
             Wait::No | Wait::Forever => None,
         };
-        let slept = poll_now(&self.socket, &self.waker, self.send_is_due(), limit);
+        let slept = poll::wait(self.socket.raw(), self.send_is_due(), Some(&self.waker), limit);
         turn.woken = self.waker.end_sleep();
-        slept
+        slept.map(drop)
     }
 }
 
@@ -186,34 +187,6 @@ pub(super) fn receive_now(socket: &Socket, into: *mut u8, length: usize) -> Resu
         libc::EAGAIN | libc::EINTR => Ok(None),
         errno => Err(errno),
     }
-}
-
-/// Sleeps until there is something to receive, room to send (if `to_send`), or a wake-up.
-pub(super) fn poll_now(
-    socket: &Socket,
-    waker: &Waker,
-    to_send: bool,
-    limit: Option<std::time::Duration>,
-) -> Result<(), LinkError> {
-    let events = if to_send { libc::POLLIN | libc::POLLOUT } else { libc::POLLIN };
-    let mut fds = [
-        libc::pollfd { fd: socket.raw(), events, revents: 0 },
-        libc::pollfd { fd: waker.fd(), events: libc::POLLIN, revents: 0 },
-    ];
-    let limit = limit.map(|limit| libc::timespec {
-        tv_sec: libc::time_t::try_from(limit.as_secs()).unwrap_or(libc::time_t::MAX),
-        tv_nsec: libc::c_long::from(limit.subsec_nanos()),
-    });
-    let limit = limit.as_ref().map_or(std::ptr::null(), |limit| &raw const *limit);
-    // SAFETY: the array and the timespec are live; a null signal mask leaves the mask alone.
-    let result = unsafe { libc::ppoll(fds.as_mut_ptr(), 2, limit, std::ptr::null()) };
-    if result < 0 && last_errno() != libc::EINTR {
-        return Err(LinkError::system("poll", &io::Error::last_os_error()));
-    }
-    if fds[1].revents & libc::POLLIN != 0 {
-        waker.drain();
-    }
-    Ok(())
 }
 
 fn last_errno() -> i32 {
