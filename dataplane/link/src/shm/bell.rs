@@ -120,8 +120,9 @@ impl Bell {
             }
             let left = until.map(|until| until.saturating_duration_since(Instant::now()));
             match self.poll(Some(waker), left) {
-                // A ring may be left over from news that was seen without it.
-                Ok(Heard::Ring) => {}
+                // A ring may be left over from news that was seen without it. A peer that does nothing but ring
+                // does not keep us here.
+                Ok(Heard::Ring) if left != Some(Duration::ZERO) => {}
                 other => break other.map(drop),
             }
         };
@@ -229,5 +230,32 @@ impl Spin {
                 return false;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    use super::super::{Area, Side};
+    use super::*;
+
+    #[test]
+    fn a_peer_that_only_rings_keeps_nobody() {
+        let (area, _memory) = Area::create(1).unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let ends = area.ends(0, Side::Server).unwrap();
+        let mut bell = Bell::new(ours.into(), &ends).unwrap();
+        let waker = Waker::new().unwrap();
+        let rings = [1u8; 8192];
+        assert_eq!((&theirs).write(&rings).unwrap(), rings.len());
+        assert!(!bell.sleep(&waker, DATA, Some(Duration::ZERO), || false).unwrap());
+        let mut rest = [0u8; 8192];
+        // SAFETY: receives into a live buffer of that length.
+        let left = unsafe {
+            libc::recv(bell.fd(), rest.as_mut_ptr().cast(), rest.len(), libc::MSG_DONTWAIT | libc::MSG_PEEK)
+        };
+        assert!(left >= 8192 - 128, "only {left} rings were left: it stays for as long as there are any");
     }
 }
