@@ -1,6 +1,9 @@
 """Images are sent once: what a server has, it is not sent again, and kernels it has told of are not asked for."""
 
+import json
+import os
 import pathlib
+import sys
 import tempfile
 
 import pytest
@@ -67,6 +70,29 @@ def test_other_tokens_have_other_images(folder):
             for least, most in (100_000, 200_000), (0, 500):
                 sent, _ = load(server, env={"FUSEWIRE_TOKEN": token})
                 assert least < sent < most, token
+
+
+# All is imported before, since the other user may not be able to read it.
+AS_USER = "import os, sys, driver, ctypes.util; os.setuid(int(sys.argv[1])); exec(sys.argv[2])"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_other_users_of_the_host_have_other_images(folder):
+    # Where another user can write, which is not so in the folder of a test.
+    written = folder / "stats"
+    written.mkdir()
+    written.chmod(0o777)
+    folder.chmod(0o711)
+    with Server("--image-cache", folder / "cache", "--socket-mode", "666") as server:
+        pathlib.Path(server.folder.name).chmod(0o711)
+        for user in 0, 65534:
+            for least, most in (100_000, 200_000), (0, 500):
+                stats = written / f"{user}-{least}"
+                command = [sys.executable, "-c", AS_USER, str(user), LOAD]
+                run(server.local, "", command=command, env={"FUSEWIRE_STATS": str(stats)})
+                rows = json.loads(stats.read_text())["functions"]
+                sent = next(row["bytes_out"] for row in rows if row["name"] == "cuLibraryLoadData")
+                assert least < sent < most, user
 
 
 def test_the_folder_is_bounded(folder):

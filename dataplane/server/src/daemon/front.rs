@@ -345,7 +345,7 @@ impl Front {
             staging: self.options.staging,
             peer: peer.to_owned(),
             cores: Vec::new(),
-            tenant: tenant(self.options.token.as_deref()),
+            tenant: tenant(self.options.token.as_deref(), peer_user(stream)),
         };
         let said = |key, most| lines.get(key).map_or_else(|| "?".to_owned(), |value| clean(value, most));
         let program = format!("{} (pid {} on {})", said("program", 80), said("pid", 10), said("host", 64));
@@ -389,15 +389,25 @@ impl Front {
 
 /// Who is at the other end: an address, or a process on this host, which the kernel vouches for.
 fn peer_name(stream: &TcpStream) -> String {
-    // SAFETY: the stream outlives this borrow and keeps its descriptor open.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
-    if sockopt::socket_domain(borrowed).is_ok_and(|domain| domain == AddressFamily::UNIX) {
-        return match credentials(borrowed) {
+    if let Some(socket) = local(stream) {
+        return match credentials(socket) {
             Some((pid, uid)) => format!("process {pid} of user {uid}"),
             None => "a process on this host".to_owned(),
         };
     }
     stream.peer_addr().map_or_else(|_| "?".to_owned(), |peer| peer.to_string())
+}
+
+/// The user at the other end, if that is on this host. One whom the kernel does not name is nobody else.
+fn peer_user(stream: &TcpStream) -> Option<libc::uid_t> {
+    local(stream).map(|socket| credentials(socket).map_or(libc::uid_t::MAX, |(_, user)| user))
+}
+
+/// The socket, if it is of this host and no network.
+fn local(stream: &TcpStream) -> Option<BorrowedFd<'_>> {
+    // SAFETY: the stream outlives this borrow and keeps its descriptor open.
+    let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+    sockopt::socket_domain(socket).is_ok_and(|domain| domain == AddressFamily::UNIX).then_some(socket)
 }
 
 /// The process and the user that connected. Read without rustix, which takes the pid 0 of a process in another
@@ -451,10 +461,15 @@ fn random() -> Result<u64, Refusal> {
     })
 }
 
-/// The key of the tenant whose images a session may find. Sessions that showed the same token are one tenant;
-/// without tokens all are.
-fn tenant(token: Option<&str>) -> [u8; 32] {
-    Digest::derive_key("fusewire image cache 1", token.unwrap_or_default().as_bytes())
+/// The key of the tenant whose images a session may find. Sessions that showed the same token are one tenant.
+/// Without tokens the users of this host, whom the kernel names, are a tenant each; those who come over a network all
+/// are one.
+fn tenant(token: Option<&str>, user: Option<libc::uid_t>) -> [u8; 32] {
+    match (token, user) {
+        (Some(token), _) => Digest::derive_key("fusewire image cache 1", token.as_bytes()),
+        (None, Some(user)) => Digest::derive_key("fusewire image cache 1, of a user", &user.to_le_bytes()),
+        (None, None) => Digest::derive_key("fusewire image cache 1", &[]),
+    }
 }
 
 fn without_token(lines: &Lines) -> Vec<u8> {
@@ -479,6 +494,22 @@ mod tests {
     fn the_token_goes_no_further() {
         let lines = Lines::default().with("pid", "1").with("token", "secret").with("host", "token=x");
         assert_eq!(without_token(&lines), b"pid=1\nhost=token=x\n");
+    }
+
+    #[test]
+    fn tenants_are_tokens_or_users_of_this_host() {
+        let all = [
+            tenant(None, None),
+            tenant(None, Some(0)),
+            tenant(None, Some(1000)),
+            tenant(Some("a"), None),
+            tenant(Some("b"), None),
+            tenant(Some("\0\0\0\0"), None),
+        ];
+        for (n, one) in all.iter().enumerate() {
+            assert!(all[..n].iter().all(|other| other != one), "{n}");
+        }
+        assert_eq!(tenant(Some("a"), None), tenant(Some("a"), Some(1000)), "a token counts more");
     }
 
     #[test]

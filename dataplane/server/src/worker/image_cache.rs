@@ -1,10 +1,10 @@
 //! Images on the server's disk, named by the hash of their contents, and what is known of their kernels.
 //!
 //! All workers of a daemon share the folder. It has a folder for each *tenant*, whose name and key come from the
-//! token that the client showed: whether an image is there tells what somebody has loaded, so only who shows
-//! the same token can ask. Nothing in it is believed. An image is what its name says when it hashes to that,
-//! and what is known of kernels is authenticated with the tenant's key; anything else is deleted and counts as
-//! not there.
+//! token that the client showed, or else from who it is (`daemon/front.rs`): whether an image is there tells what
+//! somebody has loaded, so only the same tenant can ask. Nothing in it is believed. An image is what its name says
+//! when it hashes to that, and what is known of kernels is authenticated with the tenant's key; anything else is
+//! deleted and counts as not there.
 //!
 //! Files come by renaming, so none is ever half there, and go by age of last use when the folder has grown beyond
 //! its bound; what is not the cache's is left alone. Reading is done at once, since a load waits for it. Writing and
