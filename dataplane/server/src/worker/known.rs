@@ -36,8 +36,10 @@ pub(super) struct Loaded {
 
 impl Gpu {
     /// What the answer to a load says after the logs: bytes of the list, and the list of known kernels.
-    pub(super) fn tell_kernels(&mut self, owner: u64, taken: &Taken, device: i32) -> Vec<u8> {
-        let digest = taken.digest;
+    /// `altered`: options of the load may have made other kernels of it than it has without. Then nothing that is
+    /// known of the image holds, and nothing is learnt of it.
+    pub(super) fn tell_kernels(&mut self, owner: u64, taken: &Taken, device: i32, altered: bool) -> Vec<u8> {
+        let digest = taken.digest.filter(|_| !altered);
         let kept = match (&self.blobs.cache, digest) {
             (Some(cache), Some(digest)) => cache.facts(&digest, device),
             _ => None,

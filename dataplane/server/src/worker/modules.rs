@@ -62,10 +62,14 @@ struct Options {
     values: Vec<*mut c_void>,
     info: Vec<u8>,
     errors: Vec<u8>,
+    /// Some of them may have made other kernels of the image than it has without.
+    alter: bool,
 }
 
 /// `CUjit_option`: the information log's buffer and size, the error log's buffer and size.
 const LOG_OPTIONS: [u32; 4] = [3, 4, 5, 6];
+/// The one that only makes logs longer.
+const LOG_VERBOSE: u32 = 12;
 
 impl Options {
     /// Reads `count` options off the front of `tail`. Those that carry a buffer, or return something into one,
@@ -76,6 +80,7 @@ impl Options {
             values: Vec::new(),
             info: vec![0; LOG_BYTES],
             errors: vec![0; LOG_BYTES],
+            alter: false,
         };
         let size = std::ptr::without_provenance_mut(LOG_BYTES);
         options.values =
@@ -86,6 +91,7 @@ impl Options {
                 0 | 1 | 7..=14 | 16 | 20..=24 | 30..=33 => {
                     options.names.push(name);
                     options.values.push(std::ptr::without_provenance_mut(value as usize));
+                    options.alter |= name != LOG_VERBOSE;
                 }
                 _ => return Err(INVALID_VALUE),
             }
@@ -174,7 +180,7 @@ impl Gpu {
         self.modules.put(record.module, Module { raw, context: record.context, library: None });
         self.blobs.keep(&taken);
         let device = self.contexts.get(record.context).map_err(plain)?.device;
-        tail.extend(self.tell_kernels(record.module, &taken, device));
+        tail.extend(self.tell_kernels(record.module, &taken, device, options.alter));
         Ok(Answer::Now(Nothing {}, tail))
     }
 
@@ -374,7 +380,7 @@ impl Gpu {
         self.ok(status).map_err(|status| (status, tail.clone()))?;
         self.libraries.put(record.library, Library { raw, _image: Arc::clone(&taken.image) });
         self.blobs.keep(&taken);
-        tail.extend(self.tell_kernels(record.library, &taken, device));
+        tail.extend(self.tell_kernels(record.library, &taken, device, options.alter));
         Ok(Answer::Now(Nothing {}, tail))
     }
 

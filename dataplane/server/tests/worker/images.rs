@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use fusewire_wire::digest::Digest;
 use fusewire_wire::ops::known::Known;
 use fusewire_wire::ops::table::*;
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use crate::Test;
 use crate::client::{Client, Setup};
@@ -19,6 +19,7 @@ pub const TESTS: &[Test] = &[
     ("few_kernels_come_with_the_load", few_kernels_come_with_the_load),
     ("kernels_that_were_asked_for_come_with_the_next_load", kernels_that_were_asked_for_come_next),
     ("what_a_program_has_set_is_not_learnt", what_a_program_has_set_is_not_learnt),
+    ("what_options_make_of_an_image_is_not_learnt", what_options_make_of_an_image_is_not_learnt),
 ];
 
 struct Folder(PathBuf);
@@ -57,9 +58,21 @@ fn name(client: &mut Client, image: &[u8], digest: Digest) -> u64 {
 
 /// Loads a blob as a library; gives it and what is told of its kernels.
 fn load(client: &mut Client, context: u64, blob: u64) -> Result<(u64, Vec<Known>), u32> {
+    load_with(client, context, blob, &[])
+}
+
+/// The same with JIT options.
+fn load_with(
+    client: &mut Client,
+    context: u64,
+    blob: u64,
+    options: &[(u32, u64)],
+) -> Result<(u64, Vec<Known>), u32> {
     let library = client.handle();
-    let record = LibraryLoad { library, context, blob, options: 0, library_options: 0 };
-    let (_, tail) = client.ask_with(record, &[])?;
+    let record = LibraryLoad { library, context, blob, options: options.len() as u32, library_options: 0 };
+    let options: Vec<JitOption> =
+        options.iter().map(|&(option, value)| JitOption { option, reserved: 0, value }).collect();
+    let (_, tail) = client.ask_with(record, options.as_bytes())?;
     let logs = <[u32; 2]>::read_from_prefix(&tail).unwrap().0;
     let rest = &tail[8 + (logs[0] + logs[1]) as usize..];
     let (bytes, list) = u64::read_from_prefix(rest).unwrap();
@@ -215,6 +228,34 @@ fn what_a_program_has_set_is_not_learnt() {
         let (info, _) = client.ask_with(ask(asked), b"add_3").unwrap();
         assert_eq!(info.max_dynamic_shared, 4096);
         client.ask_with(ask(other), b"add_5").unwrap();
+        client.close();
+    }
+}
+
+fn what_options_make_of_an_image_is_not_learnt() {
+    // `CUjit_option`: registers at most, and a longer log.
+    const MAX_REGISTERS: (u32, u64) = (0, 32);
+    const LOG_VERBOSE: (u32, u64) = (12, 1);
+    let folder = Folder::new("options");
+    let image = image(6);
+    let digest = Digest::of(&image);
+    let rounds = [
+        (&[MAX_REGISTERS][..], &[][..], "add_1"),
+        (&[LOG_VERBOSE], &[], "add_2"),
+        (&[LOG_VERBOSE, MAX_REGISTERS], &[], "add_3"),
+        (&[], &["add_2"], "add_2"),
+    ];
+    for (round, (options, told, ask)) in rounds.into_iter().enumerate() {
+        let mut client = open(&folder.0);
+        let context = client.context();
+        let blob = name(&mut client, &image, digest);
+        if round == 0 {
+            send(&mut client, blob, &image);
+        }
+        let (library, kernels) = load_with(&mut client, context, blob, options).unwrap();
+        assert_eq!(names(&kernels), told, "in round {round}");
+        let function = client.handle();
+        client.ask_with(LibraryGetKernel { library, function, context }, ask.as_bytes()).unwrap();
         client.close();
     }
 }
