@@ -143,6 +143,7 @@ impl Lanes {
             shared: Arc::clone(&self.shared),
             compressor: Compressor::new(self.compress),
             expander: Expander::default(),
+            failed: false,
         };
         let handle = BulkMover::spawn_on(engine, core, sink)?;
         for chunk in self.early.get_mut(lane).map(std::mem::take).unwrap_or_default() {
@@ -294,6 +295,9 @@ struct Sink {
     shared: Arc<Shared>,
     compressor: Compressor,
     expander: Expander,
+    /// A chunk could not be decoded. The lane takes nothing more: arrivals are counted, and the next one would be
+    /// taken for the arrival of this one.
+    failed: bool,
 }
 
 impl Sink {
@@ -304,6 +308,9 @@ impl Sink {
 
 impl BulkSink for Sink {
     fn place(&mut self, header: &ChunkHeader) -> Result<RawSliceMut, LinkError> {
+        if self.failed {
+            return Err(self.refuse("a bulk chunk behind one that cannot be decoded".to_owned()));
+        }
         let pinned = &self.shared.pinned;
         let decoded = header.decoded == 0 || header.decoded > header.bytes;
         if header.kind != ChunkKind::HostToDevice as u32 || !decoded || header.offset != 0 {
@@ -325,7 +332,8 @@ impl BulkSink for Sink {
     fn landed(&mut self, header: &ChunkHeader) {
         self.shared.bytes_in.fetch_add(u64::from(header.bytes), Ordering::Relaxed);
         if let Err(error) = self.expander.landed(header) {
-            // The chunk never arrives, and the session ends.
+            // No stream is told that it has arrived, and the session ends.
+            self.failed = true;
             self.shared.end(self.lane, &self.refuse(error.to_string()));
             return;
         }
@@ -351,5 +359,39 @@ impl BulkSink for Sink {
 
     fn closed(&mut self, why: LinkError) {
         self.shared.end(self.lane, &why);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pinned::Plan;
+    use super::*;
+
+    #[test]
+    fn nothing_arrives_behind_what_cannot_be_decoded() {
+        let plan = Plan { slot_bytes: 4096, h2d_slots: 4, d2h_slots: 1 };
+        let lanes = Lanes::new(1, Arc::new(Pinned::new(plan).unwrap()), "a test".into()).unwrap();
+        let mut sink = Sink {
+            lane: 0,
+            shared: Arc::clone(&lanes.shared),
+            compressor: Compressor::new(Compress::Off),
+            expander: Expander::default(),
+            failed: false,
+        };
+        let whole = |id| ChunkHeader::host_to_device(id, 64);
+        let broken = ChunkHeader { decoded: 4096, ..whole(1) };
+        for header in [whole(0), broken] {
+            assert_eq!(sink.place(&header).unwrap().len(), 64);
+            sink.landed(&header);
+        }
+        assert!(lanes.has_arrived(0) && !lanes.has_arrived(1));
+        let why = sink.place(&whole(2)).unwrap_err().to_string();
+        assert!(why.contains("cannot be decoded"), "{why}");
+        sink.closed(LinkError::Misuse("over"));
+        assert!(!lanes.has_arrived(1) && !lanes.has_arrived(2));
+        assert!(
+            lanes.ended().unwrap().contains("cannot be decoded"),
+            "the first cause is the one that is told"
+        );
     }
 }
