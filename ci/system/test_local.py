@@ -10,7 +10,6 @@ import socket
 import stat
 import subprocess
 import tempfile
-import time
 
 import pytest
 
@@ -45,12 +44,6 @@ for size in (4, 4096, 100_000, 3 << 20, 40 << 20):
 def shares(pid):
     """Whether a process has lanes in shared memory."""
     return "memfd:fusewire-link" in pathlib.Path(f"/proc/{pid}/maps").read_text()
-
-
-def ticks(pid):
-    """Processor time of a process so far, in ticks of the clock."""
-    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return int(fields[11]) + int(fields[12])
 
 
 def test_lanes_are_in_shared_memory_and_copies_come_back_as_they_went(server):
@@ -113,18 +106,6 @@ threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
 [thread.join() for thread in threads]
 assert not failed, failed
 """)
-
-
-def test_an_idle_session_uses_no_processor(server):
-    with Client(server.local, IDLE) as client:
-        assert client.hear() == "ready"
-        processes = [client.pid, server.worker_of(client)]
-        time.sleep(0.5)
-        before = [ticks(pid) for pid in processes]
-        time.sleep(3)
-        used = [ticks(pid) - ticked for pid, ticked in zip(processes, before)]
-        assert max(used) <= 1, used
-        assert client.ask("again") == "right"
 
 
 def test_each_end_notices_the_others_death_within_a_second(server):

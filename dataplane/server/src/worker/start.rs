@@ -46,6 +46,12 @@ const MAX_SLOTS: u32 = 4096;
 const SILENCE: u64 = 120_000_000_000;
 const PING: u64 = 15_000_000_000;
 
+/// Blocks of memory that go back to the system when they are freed, and bytes of smaller ones that are kept.
+#[cfg(target_env = "gnu")]
+const MAPPED_BYTES: i32 = 1 << 20;
+#[cfg(target_env = "gnu")]
+const KEPT_BYTES: i32 = 4 << 20;
+
 /// Runs a worker process. Nothing else may go on in the process: its standard output and error become the
 /// session's.
 #[must_use]
@@ -68,6 +74,7 @@ pub fn main(options: &WorkerOptions) -> ExitCode {
         }
     };
     log.catch_panics();
+    give_freed_memory_back();
     let driver: &'static Driver =
         match Driver::start(options.driver.as_deref().unwrap_or(Path::new(DEFAULT_DRIVER))) {
             Ok(driver) => Box::leak(Box::new(driver)),
@@ -106,6 +113,17 @@ pub fn main(options: &WorkerOptions) -> ExitCode {
             log.line(&error);
             ExitCode::FAILURE
         }
+    }
+}
+
+/// An image or a frame may be many megabytes, and a session may last for days: the allocator keeps what was freed for
+/// the next one, up to 64 MiB and more, unless it is told not to learn from the sizes that it sees.
+fn give_freed_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: numbers for the allocator, before there are other threads.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BYTES);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT_BYTES);
     }
 }
 
