@@ -46,6 +46,11 @@ const PROBE_LIMIT: Duration = Duration::from_secs(120);
 const CHANNEL: usize = 1024;
 /// Memory of an executor's own I/O buffers. The daemon moves a few kilobytes.
 const IO_MEMORY: usize = 256 << 10;
+/// How long an executor's tasks may have before it looks at its I/O: longer than any has. glommio (0.9.0) goes to sleep
+/// with a task that is ready to run if this time is over before the first one has begun, as happens to a thread that
+/// is not given the processor for so long; with the default of 100 ms about one start in 300 on a busy machine never
+/// came to an end.
+const TURN: Duration = Duration::from_secs(3600);
 
 /// What `fusewire serve` was told.
 #[derive(Clone, Debug)]
@@ -174,7 +179,11 @@ fn probe(options: &ServeOptions) -> Result<(Worker, Inventory), Failure> {
 fn builder(name: &str, core: Option<u32>) -> LocalExecutorBuilder {
     let pin = core.map_or(Pin::Unbound, |core| Pin::Fixed(core as usize));
     // No spinning: an idle daemon uses no processor. Its own latency matters only when a session opens.
-    LocalExecutorBuilder::new(pin).name(name).io_memory(IO_MEMORY).spin_before_park(Duration::ZERO)
+    LocalExecutorBuilder::new(pin)
+        .name(name)
+        .io_memory(IO_MEMORY)
+        .spin_before_park(Duration::ZERO)
+        .preempt_timer(TURN)
 }
 
 /// Starts an executor on a thread of its own and waits until it runs. A core
