@@ -361,7 +361,8 @@ fn bulk_chunks_that_are_not_due_end_the_session() {
     ] {
         let mut client = Client::open(&Setup { lanes: 1, ..Setup::default() });
         client.lanes[0].write_all(header.as_bytes()).unwrap();
-        client.lanes[0].write_all(&[0; 64]).unwrap();
+        // The header may have ended the lane already.
+        let _ = client.lanes[0].write_all(&[0; 64]);
         let text = ended_by_link(&mut client);
         assert!(text.contains(what), "{text}");
     }
@@ -369,7 +370,7 @@ fn bulk_chunks_that_are_not_due_end_the_session() {
     let mut client = Client::open(&Setup { lanes: 1, ..Setup::default() });
     for chunk in 0..5 {
         client.lanes[0].write_all(ChunkHeader::host_to_device(chunk, 8).as_bytes()).unwrap();
-        client.lanes[0].write_all(&[0; 8]).unwrap();
+        let _ = client.lanes[0].write_all(&[0; 8]);
     }
     let text = ended_by_link(&mut client);
     assert!(text.contains("credit"), "{text}");
