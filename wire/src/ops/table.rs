@@ -192,8 +192,10 @@ crate::ops! {
     /// Answered when the stream is finished.
     sync 0x0404 StreamSynchronize stream_synchronize ["cuStreamSynchronize"]
         { stream: using Stream };
+    /// Answered at once. With `watch`, a stream that is not ready is watched: `Done` says when all that was on it
+    /// is finished, or that its context met a fault.
     sync 0x0405 StreamQuery stream_query ["cuStreamQuery"]
-        { stream: using Stream };
+        { stream: using Stream, watch: u32, reserved: u32 };
     async 0x0406 StreamWaitEvent stream_wait_event ["cuStreamWaitEvent"]
         { stream: using Stream, event: using Event, flags: u32, reserved: u32 };
     /// `bytes` 4 or 8.

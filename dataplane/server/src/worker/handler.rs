@@ -207,8 +207,8 @@ impl Handler for Gpu {
         later(self.stream_synchronize(call, r.stream)?)
     }
 
-    fn stream_query(&mut self, _: Call, r: &StreamQuery, _: &[u8]) -> Sync<StreamQuery> {
-        self.stream_query(r.stream)?;
+    fn stream_query(&mut self, call: Call, r: &StreamQuery, _: &[u8]) -> Sync<StreamQuery> {
+        self.stream_query(call, r)?;
         Ok(DONE)
     }
 

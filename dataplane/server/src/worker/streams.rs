@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use cudarc::driver::sys::{CUevent, CUstream};
 use fusewire_wire::ops::table::{
-    EventCreate, EventElapsed, EventRecord, StreamCreate, StreamDefault, StreamSetAttribute, StreamWaitEvent,
-    StreamWaitValue, StreamWriteValue,
+    EventCreate, EventElapsed, EventRecord, StreamCreate, StreamDefault, StreamQuery, StreamSetAttribute,
+    StreamWaitEvent, StreamWaitValue, StreamWriteValue,
 };
 use fusewire_wire::ops::{Call, Nothing, Status};
 
@@ -576,10 +576,15 @@ impl Gpu {
         Ok(None)
     }
 
-    pub(super) fn stream_query(&mut self, handle: u64) -> Result<Nothing, Status> {
-        let (_, raw) = self.stream(handle)?;
+    pub(super) fn stream_query(&mut self, call: Call, record: &StreamQuery) -> Result<Nothing, Status> {
+        let (id, raw) = self.stream(record.stream)?;
         // SAFETY: a live stream of the current context. A query does not wait.
         let status = unsafe { self.d.cuStreamQuery(raw) };
+        if status == NOT_READY && record.watch != 0 {
+            // The client asks no more about what is on the stream now: a ticket behind it tells. The driver gives
+            // this answer for no stream of a capture, on which none may be put.
+            self.after(id, Then::Done { number: call.number })?;
+        }
         self.ok(status)?;
         // What the stream has brought goes first: the client takes the answer for the end of it.
         self.poll();

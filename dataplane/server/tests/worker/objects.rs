@@ -587,7 +587,7 @@ fn mirrored_memory_keeps_its_address() {
     client.until("the word", |client| !client.words.is_empty());
     assert_eq!(client.words, [(mirror, 77)]);
     client.send(StreamWaitValue { stream, address: mirror, value: 78, flags: 0, bytes: 4 });
-    assert_eq!(client.ask(StreamQuery { stream }).err(), Some(600));
+    assert_eq!(client.ask(StreamQuery { stream, watch: 0, reserved: 0 }).err(), Some(600));
     let other = client.stream(context);
     client.copy_in_inline(other, mirror, &78u32.to_le_bytes());
     client.synchronize(stream).unwrap();

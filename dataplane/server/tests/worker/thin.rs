@@ -105,7 +105,7 @@ fn a_query_that_succeeds_comes_after_the_data() {
     let block = client.block(context, 2 << 20);
     for bytes in [64, 1 << 20].repeat(50) {
         let copy = client.send(CopyOut { stream, source: block, bytes });
-        while let Err(status) = client.ask(StreamQuery { stream }) {
+        while let Err(status) = client.ask(StreamQuery { stream, watch: 0, reserved: 0 }) {
             assert_eq!(status, 600, "not ready");
         }
         assert_eq!(client.data.remove(&copy).map_or(0, |data| data.len()), bytes as usize);

@@ -18,6 +18,7 @@ pub const TESTS: &[Test] = &[
     ("a_fault_is_reported_at_the_next_completion", a_fault_is_reported_at_the_next_completion),
     ("an_ordered_fault_reaches_every_waiter", an_ordered_fault_reaches_every_waiter),
     ("a_kernel_that_never_ends_holds_nobody_else_up", a_kernel_that_never_ends_holds_nobody_else_up),
+    ("a_stream_that_is_watched_is_told_of_once", a_stream_that_is_watched_is_told_of_once),
     ("slow_data_does_not_hold_launches_up", slow_data_does_not_hold_launches_up),
     ("memory_that_runs_out_is_refused_and_comes_back", memory_that_runs_out_is_refused_and_comes_back),
     (
@@ -121,10 +122,48 @@ fn a_kernel_that_never_ends_holds_nobody_else_up() {
         client.synchronize(free).unwrap();
         assert_eq!(client.copy_out(free, block + 1000, 4).unwrap(), [round; 4]);
     }
-    assert_eq!(client.ask(StreamQuery { stream: stuck }).err(), Some(600));
+    assert_eq!(client.ask(StreamQuery { stream: stuck, watch: 0, reserved: 0 }).err(), Some(600));
     assert!(!client.replies.contains_key(&waiting));
     // Leaving is possible all the same.
     assert!(matches!(client.close(), FromWorker::Ended { .. }));
+}
+
+/// When what was on it then is finished, whatever came after; and when a fault keeps it from that. Unasked, never.
+fn a_stream_that_is_watched_is_told_of_once() {
+    let mut client = Client::open(&Setup::default());
+    let context = client.context();
+    let (held, free) = (client.stream(context), client.stream(context));
+    let flag = client.block(context, 4096);
+    let module = client.module(context, BAD.as_bytes());
+    let (wild, _) = client.function(module, "wild");
+    client.copy_in_inline(free, flag, &[0; 4]);
+    client.synchronize(free).unwrap();
+    let query = |client: &mut Client, watch| {
+        let number = client.push(&StreamQuery { stream: held, watch, reserved: 0 }, &[]);
+        (number, client.answer::<StreamQuery>(number).err())
+    };
+    let (idle, answer) = query(&mut client, 1);
+    assert_eq!(answer, None);
+    let hold = |client: &mut Client, value| {
+        client.send(StreamWaitValue { stream: held, address: flag, value, flags: 0, bytes: 4 })
+    };
+    hold(&mut client, 1);
+    let (unasked, answer) = query(&mut client, 0);
+    assert_eq!(answer, Some(600));
+    let (watched, answer) = query(&mut client, 1);
+    assert_eq!(answer, Some(600));
+    hold(&mut client, 2);
+    client.launch(wild, held, 1, &[16]);
+    let (faulty, answer) = query(&mut client, 1);
+    assert_eq!(answer, Some(600));
+    assert!(client.done.is_empty(), "{:?}", client.done);
+    client.copy_in_inline(free, flag, &1u32.to_le_bytes());
+    assert_eq!(client.point(watched), 0);
+    assert_eq!(query(&mut client, 0).1, Some(600));
+    client.copy_in_inline(free, flag, &2u32.to_le_bytes());
+    assert_eq!(client.point(faulty), 700);
+    assert_eq!(client.failed.iter().filter(|failed| failed.2).count(), 1, "the context's error goes ahead");
+    assert!(![idle, unasked].iter().any(|number| client.done.contains_key(number)));
 }
 
 fn slow_data_does_not_hold_launches_up() {
@@ -143,7 +182,7 @@ fn slow_data_does_not_hold_launches_up() {
         client.launch(add, fast, 4, &[b, b]);
     }
     client.synchronize(fast).unwrap();
-    assert_eq!(client.ask(StreamQuery { stream: slow }).err(), Some(600));
+    assert_eq!(client.ask(StreamQuery { stream: slow, watch: 0, reserved: 0 }).err(), Some(600));
     client.hold_chunks = false;
     assert!(client.copy_out(slow, a, 1 << 20).unwrap() == data);
     assert!(client.failed.is_empty(), "{:?}", client.failed);

@@ -292,7 +292,7 @@ fn synchronize(runtime: &Runtime, context: &runtime::objects::Context) -> Result
     runtime.captures.unsafe_call()?;
     // Also where nothing is left to wait for: a lost session is an error that stays.
     runtime.session.check()?;
-    if context.done.load(std::sync::atomic::Ordering::Acquire) < context.last.load(Relaxed) {
+    if !context.is_known_finished() {
         let (number, _, _) =
             runtime.session.call_numbered(&CtxSynchronize { context: context.handle }, &[])?;
         context.done.fetch_max(number, std::sync::atomic::Ordering::Release);

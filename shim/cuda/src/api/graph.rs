@@ -219,6 +219,7 @@ pub unsafe extern "C" fn cuGraphInstantiateWithParams(
 
 /// Publishes a launch, with the host memory that the graph uses before and after it.
 fn launch(runtime: &Runtime, exec: &GraphExec, stream: &Arc<Stream>) -> Result<(), CUresult> {
+    super::event::replayed();
     let record = GraphLaunch { exec: exec.handle, stream: stream.handle };
     let post = || runtime.session.post_on(stream, &record, &[]).map(drop);
     let host = lock(&exec.host);

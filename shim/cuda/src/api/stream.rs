@@ -4,13 +4,12 @@ use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use fusewire_wire::ops::table::{
-    StreamCreate, StreamDestroy, StreamQuery, StreamSetAttribute, StreamWaitEvent,
-};
+use fusewire_wire::ops::table::{StreamCreate, StreamDestroy, StreamSetAttribute, StreamWaitEvent};
 
 use crate::abi::result::{
-    CUDA_ERROR_INVALID_HANDLE, CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_STREAM_CAPTURE_IMPLICIT,
-    CUDA_ERROR_STREAM_CAPTURE_ISOLATION, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,
+    CUDA_ERROR_INVALID_HANDLE, CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_NOT_READY,
+    CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, CUDA_ERROR_STREAM_CAPTURE_ISOLATION,
+    CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,
 };
 use crate::abi::types::{CUcontext, CUdevice, CUevent, CUresult, CUstream};
 use crate::runtime::handles::{self, Object};
@@ -63,7 +62,10 @@ pub unsafe extern "C" fn cuStreamDestroy_v2(stream: CUstream) -> CUresult {
             return Err(CUDA_ERROR_INVALID_HANDLE);
         }
         handles::end(found.handle);
-        runtime.session.post(&StreamDestroy { stream: found.handle }, &[]).map(drop)
+        let posted = runtime.session.post(&StreamDestroy { stream: found.handle }, &[]);
+        // Last: more may have been put on it just now (see `bring_back`).
+        found.context.remove(&found);
+        posted.map(drop)
     })
 }
 
@@ -88,13 +90,14 @@ pub unsafe extern "C" fn cuStreamQuery(stream: CUstream) -> CUresult {
             }
         }
         runtime.session.check()?;
+        // First: what is watched may end between the two looks.
+        let watched = stream.is_watched();
         if !stream.is_known_finished() {
-            let (number, _, _) =
-                runtime.session.call_numbered(&StreamQuery { stream: stream.handle }, &[])?;
-            // The legacy stream's own work may be finished before that of the streams that block with it.
-            if stream.kind != StreamKind::Legacy {
-                stream.finished(number);
+            stream.context.check()?;
+            if watched {
+                return Err(CUDA_ERROR_NOT_READY);
             }
+            runtime.session.query(&stream)?;
         }
         stream.context.report()
     })

@@ -28,6 +28,7 @@ impl Drop for Streams {
             handles::end(stream.handle);
             // A session that is over needs no tidying.
             let _ = runtime.session.post(&StreamDestroy { stream: stream.handle }, &[]);
+            stream.context.remove(&stream);
         }
     }
 }
@@ -186,6 +187,9 @@ pub(crate) fn sweep(context: &Context, with_legacy: bool) {
             _ => false,
         };
         if owned {
+            if let Object::Stream(stream) = object {
+                context.remove(stream);
+            }
             ends.push(handle);
         }
     });

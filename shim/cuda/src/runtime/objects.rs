@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
+use std::ptr;
 use std::sync::atomic::{
     AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 
 use fusewire_wire::ops::table::ParameterInfo;
 
@@ -38,9 +39,18 @@ pub(crate) struct Context {
     pub(crate) last_blocking: AtomicU64,
     /// All operations up to this number are known to be finished.
     pub(crate) done: AtomicU64,
+    streams: Mutex<Streams>,
     pub(crate) limits: Mutex<HashMap<u32, u64>>,
     pub(crate) cache_config: AtomicU32,
     pub(crate) destroyed: AtomicBool,
+}
+
+/// The streams of a context.
+#[derive(Default)]
+struct Streams {
+    live: Vec<Weak<Stream>>,
+    /// Number of the last operation that was left unfinished on a stream that is gone.
+    left: u64,
 }
 
 impl Context {
@@ -60,6 +70,7 @@ impl Context {
             last: AtomicU64::new(0),
             last_blocking: AtomicU64::new(0),
             done: AtomicU64::new(0),
+            streams: Mutex::default(),
             limits: Mutex::new(HashMap::new()),
             cache_config: AtomicU32::new(0),
             destroyed: AtomicBool::new(false),
@@ -68,6 +79,39 @@ impl Context {
 
     pub(crate) fn is_active(&self) -> bool {
         !self.primary || *self.retained.lock().unwrap_or_else(PoisonError::into_inner) > 0
+    }
+
+    fn streams(&self) -> MutexGuard<'_, Streams> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A stream of the context is made: before its first operation.
+    pub(crate) fn add(&self, stream: &Arc<Stream>) {
+        self.streams().live.push(Arc::downgrade(stream));
+    }
+
+    /// A stream is given up. What is on it will be finished some time, and nothing tells when.
+    pub(crate) fn remove(&self, stream: &Stream) {
+        let mut streams = self.streams();
+        streams.live.retain(|one| one.as_ptr() != ptr::from_ref(stream) && one.strong_count() != 0);
+        if !stream.is_itself_finished() {
+            streams.left = streams.left.max(stream.last.load(Relaxed));
+        }
+    }
+
+    /// Whether everything issued to the context so far is known to be finished.
+    pub(crate) fn is_known_finished(&self) -> bool {
+        // Before the streams are looked at: all operations up to this one have been entered there.
+        let last = self.last.load(Acquire);
+        if self.done.load(Acquire) >= last {
+            return true;
+        }
+        let streams = self.streams();
+        let finished = streams.left <= self.done.load(Acquire) && streams.are_finished(|_| true);
+        if finished {
+            self.done.fetch_max(last, Release);
+        }
+        finished
     }
 
     /// The sticky error, if the context met a fault.
@@ -92,6 +136,15 @@ impl Context {
     }
 }
 
+impl Streams {
+    fn are_finished(&self, of_interest: impl Fn(&Stream) -> bool) -> bool {
+        self.live
+            .iter()
+            .filter_map(Weak::upgrade)
+            .all(|stream| !of_interest(&stream) || stream.is_itself_finished())
+    }
+}
+
 /// What kind of stream this is to the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StreamKind {
@@ -111,6 +164,8 @@ pub(crate) struct Stream {
     pub(crate) last: AtomicU64,
     /// Operations of the stream up to this number are known to be finished.
     pub(crate) done: AtomicU64,
+    /// Number of the last query that found the stream busy. The server says when what was there then is finished.
+    pub(crate) watched: AtomicU64,
     /// The capture the stream takes part in; 0 when none.
     pub(crate) capture: AtomicU64,
     pub(crate) attributes: Mutex<HashMap<u32, [u8; 64]>>,
@@ -142,6 +197,7 @@ impl Stream {
             priority,
             last: AtomicU64::new(0),
             done: AtomicU64::new(0),
+            watched: AtomicU64::new(0),
             capture: AtomicU64::new(0),
             attributes: Mutex::new(HashMap::new()),
         }
@@ -155,9 +211,10 @@ impl Stream {
     #[inline]
     pub(crate) fn issued(&self, number: u64) {
         self.last.store(number, Relaxed);
-        self.context.last.store(number, Relaxed);
+        // Who sees these sees the stream's own.
+        self.context.last.store(number, Release);
         if self.blocks_with_legacy() {
-            self.context.last_blocking.store(number, Relaxed);
+            self.context.last_blocking.store(number, Release);
         }
     }
 
@@ -169,18 +226,48 @@ impl Stream {
     /// Whether everything issued to the stream so far is known to be finished.
     ///
     /// An operation on the legacy stream comes after all earlier ones on streams that block with it, and
-    /// before all later ones; so its end says as much of them.
+    /// before all later ones; so its end says as much of them, and it is finished when they are.
     pub(crate) fn is_known_finished(&self) -> bool {
-        let done = self.done.load(Acquire).max(self.context.done.load(Acquire));
-        if self.kind == StreamKind::Legacy {
-            return done >= self.context.last_blocking.load(Relaxed);
+        if self.kind != StreamKind::Legacy {
+            return self.is_itself_finished();
         }
+        let last = self.context.last_blocking.load(Acquire);
+        let done = || self.done.load(Acquire).max(self.context.done.load(Acquire));
+        if done() >= last {
+            return true;
+        }
+        let streams = self.context.streams();
+        let finished = self.is_itself_finished()
+            && streams.left <= done()
+            && streams.are_finished(Self::blocks_with_legacy);
+        if finished {
+            self.finished(last);
+        }
+        finished
+    }
+
+    /// Whether everything issued to this very stream so far is known to be finished.
+    fn is_itself_finished(&self) -> bool {
+        let done = self.done.load(Acquire).max(self.context.done.load(Acquire));
         let legacy = if self.blocks_with_legacy() {
             self.context.legacy.get().map_or(0, |legacy| legacy.done.load(Acquire))
         } else {
             0
         };
         done.max(legacy) >= self.last.load(Relaxed)
+    }
+
+    /// Whether the stream was busy when it was last asked for, and has been given nothing since: the server says
+    /// when that changes.
+    pub(crate) fn is_watched(&self) -> bool {
+        let watched = self.watched.load(Acquire);
+        watched > self.last.load(Relaxed) && watched > self.done.load(Acquire)
+    }
+
+    /// Whether the server may watch the stream for this process. What it puts on the legacy stream for that must
+    /// not keep other streams in an order that the program has not asked for. Called under the lane's lock.
+    pub(crate) fn may_be_watched(&self) -> bool {
+        self.kind != StreamKind::Legacy || self.last.load(Relaxed) >= self.context.last_blocking.load(Relaxed)
     }
 
     pub(crate) fn is_capturing(&self) -> bool {
@@ -209,6 +296,18 @@ pub(crate) struct EventState {
     pub(crate) capture: u64,
     /// Callers asleep until the event is reached.
     pub(crate) asleep: u32,
+    /// The last answer to how long it took from another event to this one.
+    pub(crate) elapsed: Option<Elapsed>,
+}
+
+/// The time between two events.
+#[derive(Clone, Copy)]
+pub(crate) struct Elapsed {
+    /// Handle of the first.
+    pub(crate) start: u64,
+    /// Number of the last record of the first and of the second: it holds until there is another.
+    pub(crate) records: (u64, u64),
+    pub(crate) milliseconds: f32,
 }
 
 /// `CU_EVENT_DISABLE_TIMING`.

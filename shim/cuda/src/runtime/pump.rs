@@ -19,10 +19,11 @@ use fusewire_wire::session::{AckPolicy, Flow, Inbox, Sink};
 
 use zerocopy::IntoBytes;
 
-use crate::abi::result::CUDA_SUCCESS;
+use crate::abi::result::{CUDA_ERROR_NOT_READY, CUDA_SUCCESS};
 
 use super::host_functions::HostThread;
 use super::memory_state;
+use super::objects::Stream;
 use super::session::{CopyOut, Pending, Reclaim, Room, Session, lock};
 use super::stats;
 use super::transfer::Transfers;
@@ -289,14 +290,22 @@ impl Events {
         let session = &self.session;
         let take = |number: u64| lock(&session.pending).remove(&number);
         match event {
-            Event::Reply(reply, body) => {
-                if let Some(Pending::Call(waiter)) = take(reply.number) {
+            Event::Reply(reply, body) => match take(reply.number) {
+                Some(Pending::Call(waiter)) => {
                     let tail = reply.tail_bytes as usize;
                     let fixed = body.len().saturating_sub(tail.next_multiple_of(8));
                     let used = (fixed + tail).min(body.len());
                     waiter.complete(reply.status, body[..used].to_vec());
                 }
-            }
+                Some(Pending::Query(waiter, stream)) => {
+                    if reply.status == CUDA_ERROR_NOT_READY {
+                        stream.watched.fetch_max(reply.number, Release);
+                        lock(&session.pending).insert(reply.number, Pending::Watch(stream));
+                    }
+                    waiter.complete(reply.status, Vec::new());
+                }
+                _ => {}
+            },
             Event::Done(done, _) => self.done(done.number, done.status),
             Event::Failed(failed, _) => {
                 if let Some(handles::Object::Context(context)) = handles::object(failed.context) {
@@ -311,7 +320,10 @@ impl Events {
                 }
                 match take(failed.number) {
                     Some(Pending::Event(event, _)) => event.reach(failed.number, failed.status),
-                    Some(Pending::Call(waiter)) => waiter.complete(failed.status, Vec::new()),
+                    Some(Pending::Call(waiter) | Pending::Query(waiter, _)) => {
+                        waiter.complete(failed.status, Vec::new());
+                    }
+                    Some(Pending::Watch(stream)) => unwatch(&stream, failed.number),
                     Some(Pending::Reclaim(slot @ Reclaim::Slot(_))) => memory_state::reclaim(slot),
                     Some(Pending::Reclaim(_) | Pending::HostFunction { .. } | Pending::CopyOut(_)) | None => {
                     }
@@ -365,7 +377,10 @@ impl Events {
                 event.reach(number, status);
             }
             Some(Pending::Reclaim(reclaim)) => memory_state::reclaim(reclaim),
-            Some(Pending::Call(waiter)) => waiter.complete(status, Vec::new()),
+            Some(Pending::Call(waiter) | Pending::Query(waiter, _)) => waiter.complete(status, Vec::new()),
+            Some(Pending::Watch(stream)) if status == CUDA_SUCCESS => stream.finished(number),
+            // Its context's error has come before this.
+            Some(Pending::Watch(stream)) => unwatch(&stream, number),
             Some(Pending::HostFunction { .. } | Pending::CopyOut(_)) | None => {}
         }
     }
@@ -383,6 +398,11 @@ impl Events {
         }
         true
     }
+}
+
+/// What was on a stream at that query will not be finished: the next query asks the server.
+fn unwatch(stream: &Stream, number: u64) {
+    let _ = stream.watched.compare_exchange(number, 0, Relaxed, Relaxed);
 }
 
 /// The client's end of a bulk lane.

@@ -6,6 +6,7 @@
 //!
 //! Locks, in the order they may be taken: `lane`, then `pending`. Neither is held across I/O.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use fusewire_link::{BulkHandle, RawSlice, RawSliceMut, Waker};
 use fusewire_wire::bulk::{LaneCounts, MAX_LANES, chunk_bytes};
 use fusewire_wire::error::ProtocolError;
-use fusewire_wire::ops::table::StreamSynchronize;
+use fusewire_wire::ops::table::{StreamQuery, StreamSynchronize};
 use fusewire_wire::ops::{AsyncRecord, Record, SyncRecord};
 use fusewire_wire::session::{Outbox, OutboxConfig};
 use zerocopy::{FromZeros, IntoBytes};
@@ -38,6 +39,10 @@ use super::transfer::Transfers;
 pub(crate) enum Pending {
     /// A caller waits for the reply.
     Call(Arc<Waiter>),
+    /// A caller waits to hear whether a stream is finished. If it is not, it is watched from then on.
+    Query(Arc<Waiter>, Arc<Stream>),
+    /// A stream that is watched.
+    Watch(Arc<Stream>),
     /// Data come into the program's memory.
     CopyOut(Arc<CopyOut>),
     /// An event record to be reached.
@@ -373,6 +378,7 @@ impl Session {
 
     /// A stream is made. Before the second is used, what did not count as work on the first is finished.
     pub(crate) fn add_stream(&self, stream: &Arc<Stream>) {
+        stream.context.add(stream);
         let first = self.first.get_or_init(|| stream.clone());
         if first.handle == stream.handle {
             return;
@@ -518,18 +524,54 @@ impl Session {
         let waiter = Waiter::new();
         let mine = waiter.clone();
         let number = self.publish(record, tail, move |_, _| Some(Pending::Call(mine)))?;
-        self.hurry();
-        let (status, mut body) = self.answer(&waiter);
-        stats::waited(since, body.len());
-        if status != CUDA_SUCCESS {
-            return Err(status);
-        }
+        let mut body = self.body(&waiter, since)?;
         let mut reply = R::Reply::new_zeroed();
         let fixed = size_of::<R::Reply>();
         let Some(part) = body.get(..fixed) else { return Err(CUDA_ERROR_UNKNOWN) };
         reply.as_mut_bytes().copy_from_slice(part);
         body.drain(..fixed);
         Ok((number, reply, body))
+    }
+
+    /// Asks whether all that is on a stream is finished. One that is not is watched from then on, if that may be.
+    ///
+    /// # Errors
+    /// `CUDA_ERROR_NOT_READY`; otherwise as `call`.
+    pub(crate) fn query(&self, stream: &Arc<Stream>) -> Result<(), CUresult> {
+        self.bring_back()?;
+        let since = Instant::now();
+        let waiter = Waiter::new();
+        let watch = Cell::new(false);
+        let number = self.publish_with(
+            &[],
+            Room::Await,
+            |_| {
+                watch.set(stream.may_be_watched());
+                StreamQuery { stream: stream.handle, watch: watch.get().into(), reserved: 0 }
+            },
+            |_, _| {
+                let mine = waiter.clone();
+                Some(match watch.get() {
+                    true => Pending::Query(mine, stream.clone()),
+                    false => Pending::Call(mine),
+                })
+            },
+        )?;
+        self.body(&waiter, since)?;
+        // Else it is the legacy stream, whose own work may be finished before that of the streams that block with
+        // it.
+        if watch.get() {
+            stream.finished(number);
+        }
+        Ok(())
+    }
+
+    /// Waits for the answer to what was published at `since`, and gives what came with it.
+    fn body(&self, waiter: &Waiter, since: Instant) -> Result<Vec<u8>, CUresult> {
+        self.hurry();
+        let (status, body) = self.answer(waiter);
+        stats::waited(since, body.len());
+        if status == CUDA_SUCCESS { Ok(body) } else { Err(status) }
     }
 
     /// Waits for a copy that was published with this waiter.
@@ -719,10 +761,12 @@ impl Session {
         let pending = std::mem::take(&mut *lock(&self.pending));
         for (number, pending) in pending {
             match pending {
-                Pending::Call(waiter) => waiter.complete(CUDA_ERROR_DEVICE_UNAVAILABLE, Vec::new()),
+                Pending::Call(waiter) | Pending::Query(waiter, _) => {
+                    waiter.complete(CUDA_ERROR_DEVICE_UNAVAILABLE, Vec::new());
+                }
                 Pending::CopyOut(copy) => copy.complete(number, CUDA_ERROR_DEVICE_UNAVAILABLE),
                 Pending::Event(event, _) => event.reach(number, CUDA_ERROR_DEVICE_UNAVAILABLE),
-                Pending::Reclaim(_) | Pending::HostFunction { .. } => {}
+                Pending::Reclaim(_) | Pending::HostFunction { .. } | Pending::Watch(_) => {}
             }
         }
         self.transfers.abandon();
