@@ -135,7 +135,7 @@ impl Gpu {
 
     /// Destroys everything that the session has in a context.
     pub(super) fn purge(&mut self, handle: u64, destroy: bool) {
-        self.drop_streams(handle);
+        self.drop_streams(handle, destroy);
         self.drop_modules(handle);
         self.drop_textures(handle);
         self.drop_execs(handle);

@@ -738,10 +738,13 @@ impl Gpu {
         Ok((word, count))
     }
 
-    /// Drops every object that belongs to a context, as its release or destruction does.
-    pub(super) fn drop_streams(&mut self, context: u64) {
+    /// Drops every stream and event that belongs to a context, as its release or destruction does. The legacy stream
+    /// of a primary context stays: the client knows it by the same handle when it retains the context again.
+    pub(super) fn drop_streams(&mut self, context: u64, with_legacy: bool) {
         for id in self.streams.of_context(context) {
-            self.retire_stream(id);
+            if with_legacy || self.streams.get(id).is_ok_and(|stream| stream.raw != LEGACY) {
+                self.retire_stream(id);
+            }
         }
         let Self { streams, stream_names, .. } = self;
         stream_names.take_all(|id| streams.get(*id).map_or(true, |stream| stream.dying));
