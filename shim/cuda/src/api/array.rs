@@ -9,7 +9,7 @@ use crate::abi::types::{CUarray, CUresult};
 use crate::runtime::handles::{self, Object};
 use crate::runtime::objects::Array;
 use crate::runtime::stats::counter;
-use crate::runtime::{self, Runtime, current};
+use crate::runtime::{self, Runtime, current, kept};
 
 use super::arguments::{give, need};
 
@@ -76,7 +76,7 @@ fn create(runtime: &Runtime, target: *mut CUarray, given: &Descriptor3D) -> Resu
         flags,
         reserved: 0,
     };
-    if let Err(code) = runtime.session.call(&record, &[]) {
+    if let Err(code) = kept::with_room(runtime, context.device, || runtime.session.call(&record, &[])) {
         handles::end(handle);
         return Err(code);
     }

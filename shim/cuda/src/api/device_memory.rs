@@ -14,9 +14,12 @@ pub unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) ->
     runtime::call(counter!("cuMemGetInfo_v2"), |runtime| {
         let context = current::sound_context()?;
         let (reply, _) = runtime.session.call(&MemInfo { context: context.handle }, &[])?;
+        // Read after the answer: what has been given back meanwhile is not counted twice.
+        let kept = runtime.memory.kept.bytes(context.device);
+        let available = reply.free.saturating_add(kept).min(reply.total);
         // SAFETY: the program's pointers, for one value each.
         unsafe {
-            offer(free, usize::try_from(reply.free).unwrap_or(usize::MAX));
+            offer(free, usize::try_from(available).unwrap_or(usize::MAX));
             offer(total, usize::try_from(reply.total).unwrap_or(usize::MAX));
         }
         Ok(())
@@ -72,7 +75,7 @@ pub unsafe extern "C" fn cuMemFree_v2(address: CUdeviceptr) -> CUresult {
         }
         runtime.captures.unsafe_call()?;
         current::context()?.check()?;
-        memory_state::free(runtime, address)
+        memory_state::free(runtime, address, false)
     })
 }
 

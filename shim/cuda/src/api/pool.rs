@@ -14,7 +14,7 @@ use crate::runtime::handles::{self, Object};
 use crate::runtime::objects::Pool;
 use crate::runtime::session::lock;
 use crate::runtime::stats::counter;
-use crate::runtime::{self, Runtime, current, memory_state};
+use crate::runtime::{self, Runtime, current, kept, memory_state};
 
 use super::arguments::{give, need};
 
@@ -71,7 +71,7 @@ pub unsafe extern "C" fn cuMemFreeAsync(address: CUdeviceptr, stream: CUstream) 
         if stream.is_capturing() {
             return Err(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
         }
-        memory_state::free(runtime, address)
+        memory_state::free(runtime, address, true)
     })
 }
 
@@ -192,10 +192,16 @@ pub unsafe extern "C" fn cuMemPoolSetAttribute(
     })
 }
 
-/// Nothing is kept that could be trimmed.
+/// All that is kept is given back, of whatever pool it was.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemPoolTrimTo(pool: CUmemoryPool, _keep: usize) -> CUresult {
-    runtime::call(counter!("cuMemPoolTrimTo"), |_| handles::pool(pool).map(drop))
+pub unsafe extern "C" fn cuMemPoolTrimTo(pool: CUmemoryPool, keep: usize) -> CUresult {
+    runtime::call(counter!("cuMemPoolTrimTo"), |runtime| {
+        let pool = handles::pool(pool)?;
+        if runtime.memory.kept.bytes(pool.device) > keep as u64 {
+            kept::give_back(runtime, pool.device);
+        }
+        Ok(())
+    })
 }
 
 /// Every device that can reach the memory may use it.

@@ -14,7 +14,7 @@ use crate::runtime::handles::{self, Object};
 use crate::runtime::memory::Place;
 use crate::runtime::objects::Allocation;
 use crate::runtime::stats::counter;
-use crate::runtime::{self, Runtime};
+use crate::runtime::{self, Runtime, kept};
 
 use super::arguments::{give, need};
 
@@ -134,7 +134,8 @@ pub unsafe extern "C" fn cuMemCreate(
             device: device.remote,
             compression: u32::from(properties.compression),
         };
-        if let Err(code) = runtime.session.call(&record, &[]) {
+        let ordinal = usize::try_from(properties.location).unwrap_or(0);
+        if let Err(code) = kept::with_room(runtime, ordinal, || runtime.session.call(&record, &[])) {
             handles::end(allocation);
             return Err(code);
         }

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use fusewire_wire::ops::table::{CtxCreate, PrimaryRetain, StreamDefault, StreamDestroy};
 
@@ -14,6 +15,7 @@ use crate::abi::types::{CUresult, CUstream};
 
 use super::Runtime;
 use super::handles::{self, Object};
+use super::kept;
 use super::objects::{Context, Stream, StreamKind};
 use super::session::lock;
 
@@ -32,6 +34,9 @@ impl Drop for Streams {
         }
     }
 }
+
+/// There is, or was, a context that the program made itself.
+static OTHERS: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     static STACK: RefCell<Vec<Arc<Context>>> = const { RefCell::new(Vec::new()) };
@@ -54,7 +59,7 @@ pub(crate) fn top() -> Option<Arc<Context>> {
 #[inline]
 pub(crate) fn context() -> Result<Arc<Context>, CUresult> {
     let context = top().ok_or(CUDA_ERROR_INVALID_CONTEXT)?;
-    if context.destroyed.load(std::sync::atomic::Ordering::Relaxed) || !context.is_active() {
+    if context.destroyed.load(Relaxed) || !context.is_active() {
         return Err(CUDA_ERROR_CONTEXT_IS_DESTROYED);
     }
     Ok(context)
@@ -138,7 +143,7 @@ pub(crate) fn retain(runtime: &Runtime, context: &Arc<Context>) -> Result<(), CU
     let mut retained = lock(&context.retained);
     if *retained == 0 {
         let device = runtime.devices.get(context.device).map_or(0, |device| device.remote);
-        let flags = context.flags.load(std::sync::atomic::Ordering::Relaxed);
+        let flags = context.flags.load(Relaxed);
         runtime.session.call(&PrimaryRetain { context: context.handle, device, flags }, &[])?;
         if context.legacy.get().is_none() {
             let stream = default(runtime, context, StreamKind::Legacy)?;
@@ -147,6 +152,15 @@ pub(crate) fn retain(runtime: &Runtime, context: &Arc<Context>) -> Result<(), CU
     }
     *retained += 1;
     Ok(())
+}
+
+/// Whether no other context has ever been used: all work is of this one.
+pub(crate) fn is_alone(runtime: &Runtime, context: &Context) -> bool {
+    !OTHERS.load(Relaxed)
+        && runtime
+            .devices
+            .iter()
+            .all(|device| device.primary.handle == context.handle || device.primary.legacy.get().is_none())
 }
 
 /// Makes a context of the program's own.
@@ -160,12 +174,14 @@ pub(crate) fn create(
     version: u32,
 ) -> Result<Arc<Context>, CUresult> {
     let remote = runtime.device(device)?.remote;
+    let ordinal = usize::try_from(device).unwrap_or(0);
     let handle = handles::mint()?;
-    if let Err(code) = runtime.session.call(&CtxCreate { context: handle, device: remote, flags }, &[]) {
+    OTHERS.store(true, Relaxed);
+    let record = CtxCreate { context: handle, device: remote, flags };
+    if let Err(code) = kept::with_room(runtime, ordinal, || runtime.session.call(&record, &[])) {
         handles::end(handle);
         return Err(code);
     }
-    let ordinal = usize::try_from(device).unwrap_or(0);
     let context = Arc::new(Context::new(handle, ordinal, false, flags, version));
     handles::fill(handle, Object::Context(context.clone()));
     let stream = default(runtime, &context, StreamKind::Legacy)?;

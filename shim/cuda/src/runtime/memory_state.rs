@@ -6,13 +6,14 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering::Acquire, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use fusewire_wire::ops::table::{BlockMap, BlockUnmap, Fence, HostUnmirror};
+use fusewire_wire::ops::table::{BlockMap, BlockUnmap, HostUnmirror};
 use fusewire_wire::ops::window::{HOST_BASE, HOST_BYTES};
 
 use crate::abi::result::{CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_OUT_OF_MEMORY};
 use crate::abi::types::CUresult;
 
 use super::Runtime;
+use super::kept::{self, Kept};
 use super::memory::{ALIGNMENT, Heap, Map, Place, Ranges, Region, SMALL, Share};
 use super::objects::{Context, Stream};
 use super::session::{Pending, Reclaim, Waiter, lock};
@@ -39,6 +40,8 @@ pub(crate) struct Memory {
     /// Memory for the host window that is the server's as well, if the link has it.
     pub(super) shared: Option<Shared>,
     heaps: Vec<Mutex<Heap>>,
+    /// Blocks that were freed and not given back.
+    pub(crate) kept: Kept,
     /// By device: pieces that may be used again, until an allocation puts them into the heap. Who holds a heap
     /// may be waiting for the server's answer, so the I/O thread, which brings it, never takes one.
     returned: Vec<Mutex<Vec<Returned>>>,
@@ -84,6 +87,7 @@ impl Memory {
             heaps: (0..devices)
                 .map(|_| Mutex::new(Heap { pieces: Ranges::empty(), ..Heap::default() }))
                 .collect(),
+            kept: Kept::new(devices),
             returned: (0..devices).map(|_| Mutex::default()).collect(),
             reserved: Mutex::default(),
         })
@@ -177,13 +181,13 @@ fn granularity(runtime: &Runtime, device: usize) -> u64 {
 fn map_blocks(runtime: &Runtime, context: &Context, bytes: u64) -> Result<u64, CUresult> {
     let granularity = granularity(runtime, context.device);
     let address = runtime.memory.take_addresses(0, bytes, granularity).ok_or(CUDA_ERROR_OUT_OF_MEMORY)?;
-    match runtime.session.call(&BlockMap { context: context.handle, address, bytes }, &[]) {
-        Ok(_) => Ok(address),
-        Err(code) => {
-            runtime.memory.give_addresses(address, bytes);
-            Err(code)
-        }
-    }
+    let map = || runtime.session.call(&BlockMap { context: context.handle, address, bytes }, &[]);
+    let mapped = match map() {
+        // The server waits for what is on its way back.
+        Err(CUDA_ERROR_OUT_OF_MEMORY) if kept::give_back(runtime, context.device) => map(),
+        other => other,
+    };
+    mapped.map(|_| address).inspect_err(|_| runtime.memory.give_addresses(address, bytes))
 }
 
 /// Allocates device memory, as `cuMemAlloc`.
@@ -209,9 +213,14 @@ pub(crate) fn allocate(
     let place = |block| Place::Device { block, pooled };
     if bytes >= SMALL.min(granularity) {
         let whole = bytes.next_multiple_of(granularity);
-        let address = match map_blocks(runtime, context, whole) {
-            Err(CUDA_ERROR_OUT_OF_MEMORY) if trim(runtime, context) => map_blocks(runtime, context, whole)?,
-            other => other?,
+        let address = match kept::take(runtime, context, whole, !pooled)? {
+            Some(address) => address,
+            None => match map_blocks(runtime, context, whole) {
+                Err(CUDA_ERROR_OUT_OF_MEMORY) if trim(runtime, context) => {
+                    map_blocks(runtime, context, whole)?
+                }
+                other => other?,
+            },
         };
         memory.map_mut().insert(address, bytes, place(true), context.handle, context.device);
         return Ok(address);
@@ -220,13 +229,16 @@ pub(crate) fn allocate(
     let mut heap = memory.heap(context.device).ok_or(CUDA_ERROR_INVALID_VALUE)?;
     let address = match heap.pieces.take(need, ALIGNMENT) {
         Some(address) => address,
-        None => {
-            drop_quarantine(runtime, context, &mut heap)?;
-            let block = map_blocks(runtime, context, granularity)?;
-            heap.blocks.push((block, granularity));
-            heap.pieces.give(block, granularity);
-            heap.pieces.take(need, ALIGNMENT).ok_or(CUDA_ERROR_OUT_OF_MEMORY)?
-        }
+        None => match take_quarantined(runtime, context, &mut heap, need) {
+            Some(address) => address,
+            None => {
+                drop_quarantine(runtime, context, &mut heap)?;
+                let block = map_blocks(runtime, context, granularity)?;
+                heap.blocks.push((block, granularity));
+                heap.pieces.give(block, granularity);
+                heap.pieces.take(need, ALIGNMENT).ok_or(CUDA_ERROR_OUT_OF_MEMORY)?
+            }
+        },
     };
     drop(heap);
     memory.map_mut().insert(address, bytes, place(false), context.handle, context.device);
@@ -254,6 +266,18 @@ fn trim(runtime: &Runtime, context: &Context) -> bool {
     !freed.is_empty()
 }
 
+/// A piece from the quarantine, if the work that may use what is there is known to be finished.
+fn take_quarantined(runtime: &Runtime, context: &Context, heap: &mut Heap, bytes: u64) -> Option<u64> {
+    if heap.quarantine.is_empty() || !kept::is_idle(runtime, context) {
+        return None;
+    }
+    heap.quarantined = 0;
+    for (address, bytes) in heap.quarantine.drain(..) {
+        heap.pieces.give(address, bytes);
+    }
+    heap.pieces.take(bytes, ALIGNMENT)
+}
+
 fn drop_quarantine(runtime: &Runtime, context: &Context, heap: &mut Heap) -> Result<(), CUresult> {
     if heap.quarantine.is_empty() {
         return Ok(());
@@ -261,10 +285,7 @@ fn drop_quarantine(runtime: &Runtime, context: &Context, heap: &mut Heap) -> Res
     let pieces = std::mem::take(&mut heap.quarantine);
     heap.quarantined = 0;
     let (device, number) = (context.device, heap.number);
-    runtime.session.post_pending(None, &Fence { context: context.handle }, &[], |_| {
-        Pending::Reclaim(Reclaim::Pieces { device, heap: number, pieces })
-    })?;
-    Ok(())
+    kept::fence(runtime, context, Pending::Reclaim(Reclaim::Pieces { device, heap: number, pieces }))
 }
 
 fn unmap(runtime: &Runtime, context: &Context, address: u64, bytes: u64) -> Result<(), CUresult> {
@@ -288,27 +309,37 @@ fn take_device(runtime: &Runtime, address: u64) -> Result<Region, CUresult> {
     }
 }
 
-/// Frees device memory, as `cuMemFree`: it is used again when the work that may use it is finished.
+/// Frees device memory, as `cuMemFree`: it is used again when the work that may use it is finished. `in_order`: as
+/// `cuMemFreeAsync`.
 ///
 /// # Errors
 /// `CUDA_ERROR_INVALID_VALUE` for what was not allocated.
-pub(crate) fn free(runtime: &Runtime, address: u64) -> Result<(), CUresult> {
+pub(crate) fn free(runtime: &Runtime, address: u64, in_order: bool) -> Result<(), CUresult> {
     let region = take_device(runtime, address)?;
     let Some(handles) = runtime.devices.get(region.device) else { return Err(CUDA_ERROR_INVALID_VALUE) };
     let owner = match super::handles::object(region.context) {
         Some(super::handles::Object::Context(context)) => context,
         _ => handles.primary.clone(),
     };
-    release(runtime, &owner, &region)
+    release(runtime, &owner, &region, in_order)
 }
 
-fn release(runtime: &Runtime, context: &Arc<Context>, region: &Region) -> Result<(), CUresult> {
+fn release(
+    runtime: &Runtime,
+    context: &Arc<Context>,
+    region: &Region,
+    in_order: bool,
+) -> Result<(), CUresult> {
     if let Place::Device { block: true, .. } = region.place {
         let whole = region.bytes.next_multiple_of(granularity(runtime, region.device));
-        return unmap(runtime, context, region.base, whole);
+        return kept::keep(runtime, context, region.base, whole, in_order);
     }
     let mut heap = runtime.memory.heap(region.device).ok_or(CUDA_ERROR_INVALID_VALUE)?;
     let bytes = region.bytes.next_multiple_of(ALIGNMENT);
+    if kept::is_idle(runtime, context) {
+        heap.pieces.give(region.base, bytes);
+        return Ok(());
+    }
     heap.quarantine.push((region.base, bytes));
     heap.quarantined += bytes;
     if heap.quarantined > QUARANTINE_BYTES || heap.quarantine.len() > QUARANTINE_PIECES {
@@ -323,6 +354,7 @@ pub(crate) fn reclaim(reclaim: Reclaim) {
     let Ok(runtime) = super::get() else { return };
     match reclaim {
         Reclaim::Range(address, bytes) => runtime.memory.give_addresses(address, bytes),
+        Reclaim::Kept { device, id } => runtime.memory.kept.ready(device, id),
         Reclaim::Pieces { device, heap, pieces } => runtime.memory.give_pieces(device, heap, pieces),
         Reclaim::HostWindow(address, bytes) => drop(lock(&runtime.memory.host_window).give(address, bytes)),
         Reclaim::Slot(slot) => shared::give_slot(runtime, slot),
@@ -512,6 +544,9 @@ pub(crate) fn forget_context(runtime: &Runtime, context: &Context) {
             );
         }
     }
+    for (base, bytes) in runtime.memory.kept.forget(context) {
+        runtime.memory.give_addresses(base, bytes);
+    }
     if context.primary
         && let Some(heap) = runtime.memory.heaps.get(context.device)
     {
@@ -568,6 +603,7 @@ mod heap_tests {
             host_window: Mutex::new(Ranges::empty()),
             shared: None,
             heaps: vec![Mutex::default()],
+            kept: Kept::new(1),
             returned: vec![Mutex::default()],
             reserved: Mutex::default(),
         }

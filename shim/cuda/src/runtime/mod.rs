@@ -3,7 +3,7 @@
 //! * [`session`], [`pump`], [`helm`], [`transfer`], [`host_functions`] — talking to the server.
 //! * [`handles`], [`objects`] — what the program holds.
 //! * [`current`] — the calling thread's context and streams.
-//! * [`memory`], [`memory_state`], [`mirror`] — addresses, allocation, host memory that kernels use.
+//! * [`memory`], [`memory_state`], [`kept`], [`mirror`] — addresses, allocation, host memory that kernels use.
 //! * [`copies`] — how a copy travels.
 //! * [`connect`] — how all this comes to be, at `cuInit`.
 //! * [`stats`], [`log`], [`process`] — counting, printing; fork and exit.
@@ -17,6 +17,7 @@ pub(crate) mod handles;
 pub(crate) mod helm;
 pub(crate) mod host_functions;
 pub(crate) mod images;
+pub(crate) mod kept;
 pub(crate) mod log;
 pub(crate) mod memory;
 pub(crate) mod memory_state;

@@ -22,6 +22,7 @@ use zerocopy::IntoBytes;
 use crate::abi::result::{CUDA_ERROR_NOT_READY, CUDA_SUCCESS};
 
 use super::host_functions::HostThread;
+use super::kept;
 use super::memory_state;
 use super::objects::Stream;
 use super::session::{CopyOut, Pending, Reclaim, Room, Session, lock};
@@ -49,6 +50,9 @@ const FULL: usize = 1 << 10;
 /// How long what kernels may have changed in mirrored memory waits for somebody to ask for it: a program may look
 /// at the memory without asking.
 const UNASKED: Duration = Duration::from_millis(1);
+
+/// How often memory that is kept is looked at while there is other work.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How long a bulk lane that is closed leaves it to the command lane to report the end.
 const COMMAND_LANE_FIRST: Duration = Duration::from_millis(250);
@@ -97,6 +101,8 @@ pub(crate) struct Pump {
     gathering: Option<Instant>,
     /// How many times [`GATHER`] it gathers.
     gather: u32,
+    /// When memory that is kept was last looked at.
+    looked: Instant,
     /// Since when there have been mirrors that are behind the device.
     owing: Option<Instant>,
 }
@@ -119,6 +125,7 @@ impl Pump {
             spin,
             gathering: None,
             gather: 1,
+            looked: Instant::now(),
             owing: None,
         }
     }
@@ -153,10 +160,14 @@ impl Pump {
         let owed = self.bring_back();
         let mut busy = self.send(link)?;
         let wait = if busy || !may_sleep || !self.is_idle() {
+            if self.active.saturating_duration_since(self.looked) > LOOK {
+                self.give_back_idle();
+            }
             Wait::No
         } else {
             let until = self.pulse.deadline().unwrap_or(u64::MAX).saturating_sub(self.now());
             let until = Duration::from_nanos(until).max(Duration::from_millis(1));
+            let until = self.give_back_idle().map_or(until, |due| due.max(LOOK).min(until));
             Wait::AtMost(owed.map_or(until, |owed| owed.min(until)))
         };
         let mut outcome = Ok(());
@@ -183,6 +194,12 @@ impl Pump {
             link.send(bare(FrameKind::Ping, 1, self.inbox.applied()))?;
         }
         Ok(())
+    }
+
+    /// Has memory given back that the program has not asked for again. Says when to look next.
+    fn give_back_idle(&mut self) -> Option<Duration> {
+        self.looked = Instant::now();
+        kept::give_back_idle(self.looked).map(|due| due.saturating_duration_since(self.looked))
     }
 
     /// Has mirrors brought up to date that nobody has asked for. Gives when that is due, if anything is owed.

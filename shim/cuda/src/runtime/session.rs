@@ -59,6 +59,8 @@ pub(crate) enum Reclaim {
     Pieces { device: usize, heap: u64, pieces: Vec<(u64, u64)> },
     /// A whole address range.
     Range(u64, u64),
+    /// Kept memory of this device, by the name of its stay.
+    Kept { device: usize, id: u64 },
     /// Pinned memory that the server had as well: address, bytes, what it was.
     Host(u64, u64, Share),
     /// Pinned memory that was mirrored: its addresses are used again once the server has nothing there any more.
