@@ -195,6 +195,14 @@ assert set(driver.from_device(again, 64 * MIB)) == {3}
 """)
 
 
+def test_a_device_is_used_again_after_its_reset(server):
+    run(server, HEAD + """
+for round in range(3):
+    driver.Worked().again()
+    driver.call("cuDevicePrimaryCtxReset_v2", 0)
+""")
+
+
 def test_work_of_other_contexts_is_waited_for_too(server):
     run(server, HEAD + """
 first = driver.start()
