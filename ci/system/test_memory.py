@@ -203,6 +203,26 @@ for round in range(3):
 """)
 
 
+def test_small_memory_goes_with_its_own_context_alone(server):
+    run(server, HEAD + """
+first = driver.start()
+before = driver.alloc(4096)
+driver.to_device(before, b"a" * 100)
+other = c_void_p()
+driver.call("cuCtxCreate_v2", byref(other), 0, 0)
+theirs = [driver.alloc(4096), driver.alloc(4096)]
+driver.free(theirs[0])
+driver.call("cuCtxDestroy_v2", other)
+driver.call("cuCtxSetCurrent", first)
+assert driver.code_of(driver.from_device, theirs[1], 4) == driver.INVALID_VALUE
+for _ in range(2000):
+    address = driver.alloc(4096)
+    driver.to_device(address, b"b" * 100)
+    assert driver.from_device(address, 100) == b"b" * 100
+assert driver.from_device(before, 100) == b"a" * 100
+""")
+
+
 def test_work_of_other_contexts_is_waited_for_too(server):
     run(server, HEAD + """
 first = driver.start()

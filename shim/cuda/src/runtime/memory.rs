@@ -7,6 +7,9 @@
 //! again only after the work issued before the free is finished, as `cuMemFree` promises by waiting.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard};
+
+use super::session::lock;
 
 /// Free address ranges, coalesced.
 #[derive(Default)]
@@ -195,10 +198,10 @@ pub(crate) const SMALL: u64 = 1 << 20;
 /// Alignment of every allocation, as the driver's.
 pub(crate) const ALIGNMENT: u64 = 512;
 
-/// Device memory of one device: the blocks it shares out, and what waits to be used again.
+/// Small allocations of one context: the blocks it shares out, and what waits to be used again.
 #[derive(Default)]
 pub(crate) struct Heap {
-    /// Counts the heaps that the device has had: a new one begins when its primary context is reset.
+    /// Counts the heaps that the context has had: a new one begins when it is reset.
     pub(crate) number: u64,
     /// Free pieces of the shared blocks.
     pub(crate) pieces: Ranges,
@@ -207,6 +210,46 @@ pub(crate) struct Heap {
     /// Freed pieces that work in flight may still use.
     pub(crate) quarantine: Vec<(u64, u64)>,
     pub(crate) quarantined: u64,
+}
+
+/// Address and bytes of each.
+type Pieces = Vec<(u64, u64)>;
+
+/// A context's heap. Its blocks go with the context, so no two share one.
+#[derive(Default)]
+pub(crate) struct Small {
+    heap: Mutex<Heap>,
+    /// Pieces that may be used again, and of which heap, until an allocation puts them there. Who holds the heap may
+    /// be waiting for the server's answer, so the I/O thread, which brings it, never takes it.
+    returned: Mutex<Vec<(u64, Pieces)>>,
+}
+
+impl Small {
+    /// The heap, with all that has come back to it.
+    pub(crate) fn heap(&self) -> MutexGuard<'_, Heap> {
+        let mut heap = lock(&self.heap);
+        for (number, pieces) in std::mem::take(&mut *lock(&self.returned)) {
+            // Of a heap that is gone, the addresses went too.
+            if number == heap.number {
+                for (address, bytes) in pieces {
+                    heap.pieces.give(address, bytes);
+                }
+            }
+        }
+        heap
+    }
+
+    /// Pieces of the heap of that number may be used again. Never waits.
+    pub(crate) fn give(&self, number: u64, pieces: Pieces) {
+        lock(&self.returned).push((number, pieces));
+    }
+
+    /// Begins anew; gives the address and bytes of each block that there was.
+    pub(crate) fn renew(&self) -> Pieces {
+        let mut heap = lock(&self.heap);
+        let number = heap.number + 1;
+        std::mem::replace(&mut *heap, Heap { number, ..Heap::default() }).blocks
+    }
 }
 
 #[cfg(test)]
@@ -227,6 +270,25 @@ mod tests {
         assert!(ranges.take(0x1001, 1).is_none());
         assert!(ranges.take(u64::MAX, 1).is_none());
         assert!(!ranges.take_at(u64::MAX, 2));
+    }
+
+    #[test]
+    fn pieces_come_back_while_an_allocation_holds_the_heap() {
+        let small = Small::default();
+        let held = small.heap();
+        // What the I/O thread does before it can bring the answer that the holder waits for.
+        small.give(held.number, vec![(0x1000, 0x200)]);
+        drop(held);
+        assert_eq!(small.heap().pieces.take(0x200, 0x200), Some(0x1000));
+    }
+
+    #[test]
+    fn pieces_of_a_heap_that_is_gone_do_not_come_back() {
+        let small = Small::default();
+        small.heap().blocks.push((0x1000, 0x1000));
+        assert_eq!(small.renew(), [(0x1000, 0x1000)]);
+        small.give(0, vec![(0x1000, 0x200)]);
+        assert_eq!(small.heap().pieces.take(0x200, 0x200), None);
     }
 
     #[test]

@@ -1,10 +1,10 @@
-//! Allocation: the window, the heaps of the devices, pinned memory, and what is where. Pinned memory that is the
+//! Allocation: the window, the heaps of the contexts, pinned memory, and what is where. Pinned memory that is the
 //! server's as well is made in [`super::shared`].
 
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering::Acquire, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use fusewire_wire::ops::table::{BlockMap, BlockUnmap, HostUnmirror};
 use fusewire_wire::ops::window::{HOST_BASE, HOST_BYTES};
@@ -25,12 +25,6 @@ pub(super) const PAGE: u64 = 4096;
 const QUARANTINE_BYTES: u64 = 4 << 20;
 const QUARANTINE_PIECES: usize = 256;
 
-/// Pieces of a heap, and which of the device's heaps it was.
-struct Returned {
-    heap: u64,
-    pieces: Vec<(u64, u64)>,
-}
-
 pub(crate) struct Memory {
     map: RwLock<Map>,
     /// Regions of host memory that the server does not have, for a look without the lock.
@@ -39,12 +33,8 @@ pub(crate) struct Memory {
     pub(super) host_window: Mutex<Ranges>,
     /// Memory for the host window that is the server's as well, if the link has it.
     pub(super) shared: Option<Shared>,
-    heaps: Vec<Mutex<Heap>>,
     /// Blocks that were freed and not given back.
     pub(crate) kept: Kept,
-    /// By device: pieces that may be used again, until an allocation puts them into the heap. Who holds a heap
-    /// may be waiting for the server's answer, so the I/O thread, which brings it, never takes one.
-    returned: Vec<Mutex<Vec<Returned>>>,
     /// What `cuMemAddressReserve` has given out: address and bytes.
     reserved: Mutex<std::collections::BTreeMap<u64, u64>>,
 }
@@ -84,11 +74,7 @@ impl Memory {
             device_window: Mutex::new(Ranges::new(base, bytes)),
             host_window: Mutex::new(Ranges::new(HOST_BASE, HOST_BYTES)),
             shared: shared.map(Shared::new),
-            heaps: (0..devices)
-                .map(|_| Mutex::new(Heap { pieces: Ranges::empty(), ..Heap::default() }))
-                .collect(),
             kept: Kept::new(devices),
-            returned: (0..devices).map(|_| Mutex::default()).collect(),
             reserved: Mutex::default(),
         })
     }
@@ -105,27 +91,6 @@ impl Memory {
     #[inline]
     pub(crate) fn has_host(&self) -> bool {
         self.host_regions.load(Relaxed) != 0
-    }
-
-    /// The heap of a device, with all that has come back to it.
-    fn heap(&self, device: usize) -> Option<MutexGuard<'_, Heap>> {
-        let mut heap = lock(self.heaps.get(device)?);
-        for Returned { heap: number, pieces } in std::mem::take(&mut *lock(self.returned.get(device)?)) {
-            // Of a heap that went with its context, the addresses went too.
-            if number == heap.number {
-                for (address, bytes) in pieces {
-                    heap.pieces.give(address, bytes);
-                }
-            }
-        }
-        Some(heap)
-    }
-
-    /// Pieces may be used again. Never waits.
-    fn give_pieces(&self, device: usize, heap: u64, pieces: Vec<(u64, u64)>) {
-        if let Some(returned) = self.returned.get(device) {
-            lock(returned).push(Returned { heap, pieces });
-        }
     }
 
     /// The region that holds an address.
@@ -226,7 +191,7 @@ pub(crate) fn allocate(
         return Ok(address);
     }
     let need = bytes.next_multiple_of(ALIGNMENT);
-    let mut heap = memory.heap(context.device).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    let mut heap = context.small.heap();
     let address = match heap.pieces.take(need, ALIGNMENT) {
         Some(address) => address,
         None => match take_quarantined(runtime, context, &mut heap, need) {
@@ -247,7 +212,7 @@ pub(crate) fn allocate(
 
 /// Gives shared blocks that hold nothing back to the device. `true` if there were any.
 fn trim(runtime: &Runtime, context: &Context) -> bool {
-    let Some(mut heap) = runtime.memory.heap(context.device) else { return false };
+    let mut heap = context.small.heap();
     // What is quarantined comes back too late for this allocation, but for the next one.
     let _ = drop_quarantine(runtime, context, &mut heap);
     let mut freed = Vec::new();
@@ -284,8 +249,8 @@ fn drop_quarantine(runtime: &Runtime, context: &Context, heap: &mut Heap) -> Res
     }
     let pieces = std::mem::take(&mut heap.quarantine);
     heap.quarantined = 0;
-    let (device, number) = (context.device, heap.number);
-    kept::fence(runtime, context, Pending::Reclaim(Reclaim::Pieces { device, heap: number, pieces }))
+    let reclaim = Reclaim::Pieces { context: context.handle, heap: heap.number, pieces };
+    kept::fence(runtime, context, Pending::Reclaim(reclaim))
 }
 
 fn unmap(runtime: &Runtime, context: &Context, address: u64, bytes: u64) -> Result<(), CUresult> {
@@ -334,7 +299,7 @@ fn release(
         let whole = region.bytes.next_multiple_of(granularity(runtime, region.device));
         return kept::keep(runtime, context, region.base, whole, in_order);
     }
-    let mut heap = runtime.memory.heap(region.device).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    let mut heap = context.small.heap();
     let bytes = region.bytes.next_multiple_of(ALIGNMENT);
     if kept::is_idle(runtime, context) {
         heap.pieces.give(region.base, bytes);
@@ -355,7 +320,11 @@ pub(crate) fn reclaim(reclaim: Reclaim) {
     match reclaim {
         Reclaim::Range(address, bytes) => runtime.memory.give_addresses(address, bytes),
         Reclaim::Kept { device, id } => runtime.memory.kept.ready(device, id),
-        Reclaim::Pieces { device, heap, pieces } => runtime.memory.give_pieces(device, heap, pieces),
+        Reclaim::Pieces { context, heap, pieces } => {
+            if let Some(super::handles::Object::Context(context)) = super::handles::object(context) {
+                context.small.give(heap, pieces);
+            }
+        }
         Reclaim::HostWindow(address, bytes) => drop(lock(&runtime.memory.host_window).give(address, bytes)),
         Reclaim::Slot(slot) => shared::give_slot(runtime, slot),
         Reclaim::Host(address, bytes, share) => shared::reclaim(runtime, address, bytes, share),
@@ -547,16 +516,8 @@ pub(crate) fn forget_context(runtime: &Runtime, context: &Context) {
     for (base, bytes) in runtime.memory.kept.forget(context) {
         runtime.memory.give_addresses(base, bytes);
     }
-    if context.primary
-        && let Some(heap) = runtime.memory.heaps.get(context.device)
-    {
-        let mut heap = lock(heap);
-        let number = heap.number + 1;
-        let blocks = std::mem::replace(&mut *heap, Heap { number, ..Heap::default() }).blocks;
-        drop(heap);
-        for (base, bytes) in blocks {
-            runtime.memory.give_addresses(base, bytes);
-        }
+    for (base, bytes) in context.small.renew() {
+        runtime.memory.give_addresses(base, bytes);
     }
 }
 
@@ -588,42 +549,5 @@ mod tests {
         assert_eq!(found(0x2300, 0x2301), [0x30], "the last row");
         assert_eq!(found(0x2310, 0x4000), []);
         assert_eq!(found(0x1000, 0x3000), [0x20, 0x30]);
-    }
-}
-
-#[cfg(test)]
-mod heap_tests {
-    use super::*;
-
-    fn memory() -> Memory {
-        Memory {
-            map: RwLock::default(),
-            host_regions: AtomicUsize::new(0),
-            device_window: Mutex::new(Ranges::empty()),
-            host_window: Mutex::new(Ranges::empty()),
-            shared: None,
-            heaps: vec![Mutex::default()],
-            kept: Kept::new(1),
-            returned: vec![Mutex::default()],
-            reserved: Mutex::default(),
-        }
-    }
-
-    #[test]
-    fn pieces_come_back_while_an_allocation_holds_the_heap() {
-        let memory = memory();
-        let held = memory.heap(0).unwrap();
-        // What the I/O thread does before it can bring the answer that the holder waits for.
-        memory.give_pieces(0, held.number, vec![(0x1000, 0x200)]);
-        drop(held);
-        assert_eq!(memory.heap(0).unwrap().pieces.take(0x200, 0x200), Some(0x1000));
-    }
-
-    #[test]
-    fn pieces_of_a_heap_that_is_gone_do_not_come_back() {
-        let memory = memory();
-        memory.heap(0).unwrap().number = 1;
-        memory.give_pieces(0, 0, vec![(0x1000, 0x200)]);
-        assert_eq!(memory.heap(0).unwrap().pieces.take(0x200, 0x200), None);
     }
 }

@@ -14,6 +14,7 @@ use crate::abi::result::CUDA_SUCCESS;
 use crate::abi::types::CUresult;
 
 use super::images::KnownKernels;
+use super::memory::Small;
 
 /// A context: the primary one of a device, or one the program made.
 pub(crate) struct Context {
@@ -40,6 +41,7 @@ pub(crate) struct Context {
     /// All operations up to this number are known to be finished.
     pub(crate) done: AtomicU64,
     streams: Mutex<Streams>,
+    pub(crate) small: Small,
     pub(crate) limits: Mutex<HashMap<u32, u64>>,
     pub(crate) cache_config: AtomicU32,
     pub(crate) destroyed: AtomicBool,
@@ -71,6 +73,7 @@ impl Context {
             last_blocking: AtomicU64::new(0),
             done: AtomicU64::new(0),
             streams: Mutex::default(),
+            small: Small::default(),
             limits: Mutex::new(HashMap::new()),
             cache_config: AtomicU32::new(0),
             destroyed: AtomicBool::new(false),

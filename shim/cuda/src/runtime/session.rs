@@ -55,8 +55,8 @@ pub(crate) enum Pending {
 
 /// Freed memory: what to do once the work that may have used it is finished.
 pub(crate) enum Reclaim {
-    /// Pieces of shared blocks of this device, of the heap of this number.
-    Pieces { device: usize, heap: u64, pieces: Vec<(u64, u64)> },
+    /// Pieces of shared blocks of this context, of the heap of this number.
+    Pieces { context: u64, heap: u64, pieces: Vec<(u64, u64)> },
     /// A whole address range.
     Range(u64, u64),
     /// Kept memory of this device, by the name of its stay.
