@@ -157,7 +157,7 @@ fn bulk(engine: Engine, chunk: usize, both_ways: bool) -> Result<(), Failure> {
                 // SAFETY: `memory` outlives both lanes and is not written.
                 let payload = unsafe { RawSlice::new(payload.as_ptr(), chunk) };
                 let header = ChunkHeader::host_to_device(queued as u64, chunk as u32);
-                end.handle.send(OutChunk { header, payload, done: queued as u64 });
+                end.handle.send(OutChunk { header, payload, done: queued as u64, waited_for: false });
                 queued += 1;
                 free -= 1;
             }

@@ -8,7 +8,6 @@
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use crossbeam::queue::SegQueue;
@@ -42,7 +41,7 @@ unsafe impl Send for RawSliceMut {}
 impl RawSlice {
     /// # Safety
     /// The memory must stay valid and unchanged until the lane has reported [`BulkSink::sent`] for its
-    /// chunk, or [`BulkSink::closed`]. For [`BulkHandle::register`]: until `closed`.
+    /// chunk, or [`BulkSink::closed`].
     pub unsafe fn new(start: *const u8, length: usize) -> Self {
         RawSlice { start, length }
     }
@@ -89,6 +88,8 @@ pub struct OutChunk {
     pub payload: RawSlice,
     /// Handed back by [`BulkSink::sent`].
     pub done: u64,
+    /// Somebody waits for [`BulkSink::sent`]: the lane may copy the payload to let go of it before the peer has it.
+    pub waited_for: bool,
 }
 
 /// How fast a connection has been seen to be.
@@ -141,21 +142,16 @@ pub trait BulkEngine: Send {
     fn descriptors(&self) -> Vec<RawFd>;
 }
 
-/// What a lane's users want done.
+/// What a lane's users want sent.
 pub struct Outbox {
-    orders: SegQueue<Order>,
+    chunks: SegQueue<OutChunk>,
     stop: AtomicBool,
     over: AtomicBool,
 }
 
-pub(crate) enum Order {
-    Send(OutChunk),
-    Register(RawSlice, mpsc::Sender<Result<bool, LinkError>>),
-}
-
 impl Outbox {
-    pub(crate) fn take(&self) -> Option<Order> {
-        self.orders.pop()
+    pub(crate) fn take(&self) -> Option<OutChunk> {
+        self.chunks.pop()
     }
 
     /// Whether to end the lane once nothing is left to send.
@@ -191,7 +187,7 @@ impl BulkMover {
         mut sink: impl BulkSink + 'static,
     ) -> Result<BulkHandle, LinkError> {
         let outbox = Arc::new(Outbox {
-            orders: SegQueue::new(),
+            chunks: SegQueue::new(),
             stop: AtomicBool::new(false),
             over: AtomicBool::new(false),
         });
@@ -206,8 +202,7 @@ impl BulkMover {
             let why = engine.run(&shared, &mut sink);
             shared.over.store(true, Ordering::SeqCst);
             sink.closed(why);
-            // Whoever waits for an answer to a registration gets the broken channel.
-            while shared.orders.pop().is_some() {}
+            while shared.chunks.pop().is_some() {}
         };
         let thread = without_signals(|| std::thread::Builder::new().name("fusewire-bulk".into()).spawn(body))
             .map_err(|error| LinkError::system("starting a bulk lane's thread", &error))?;
@@ -228,25 +223,12 @@ impl BulkHandle {
     /// Queues a chunk: lock-free, never waits. Chunks queued by one thread are sent in that order. On a
     /// lane that is over the chunk is forgotten; [`BulkSink::closed`] has said so.
     pub fn send(&self, chunk: OutChunk) {
-        self.order(Order::Send(chunk));
-    }
-
-    /// Registers memory that chunks will often be sent from, so that the kernel need not look it up each
-    /// time. False: this lane has no use for it (it does not send without copying), and nothing was done.
-    /// Waits for the lane's thread; not for use inside a [`BulkSink`].
-    ///
-    /// # Errors
-    /// [`LinkError::NotRegistered`] says why not; the memory can be used all the same.
-    pub fn register(&self, region: RawSlice) -> Result<bool, LinkError> {
-        let (answer, answered) = mpsc::channel();
-        self.order(Order::Register(region, answer));
-        answered.recv().unwrap_or_else(|_| {
-            Err(LinkError::NotRegistered {
-                address: region.start as usize,
-                bytes: region.length,
-                why: "the lane is over".to_owned(),
-            })
-        })
+        self.outbox.chunks.push(chunk);
+        self.waker.wake();
+        // The thread empties the queue as its last act; what came too late for that is dropped here.
+        if self.outbox.over.load(Ordering::SeqCst) {
+            while self.outbox.chunks.pop().is_some() {}
+        }
     }
 
     /// Ends the lane once everything queued so far has been sent. Does not wait.
@@ -271,15 +253,6 @@ impl BulkHandle {
     /// See [`CommandLane::descriptors`](crate::CommandLane::descriptors).
     pub fn descriptors(&self) -> &[RawFd] {
         &self.descriptors
-    }
-
-    fn order(&self, order: Order) {
-        self.outbox.orders.push(order);
-        self.waker.wake();
-        // The thread empties the queue as its last act; what came too late for that is dropped here.
-        if self.outbox.over.load(Ordering::SeqCst) {
-            while self.outbox.orders.pop().is_some() {}
-        }
     }
 }
 

@@ -125,7 +125,7 @@ impl Compressor {
         };
         // SAFETY: the buffer is kept in `sending`, and not touched, until the lane reports the chunk sent.
         let payload = unsafe { RawSlice::new(buffer.as_ptr(), encoded) };
-        Some((OutChunk { header, payload, done: chunk.done }, buffer))
+        Some((OutChunk { header, payload, ..*chunk }, buffer))
     }
 
     fn buffer(&mut self, length: usize) -> Option<Box<[u8]>> {
@@ -288,7 +288,8 @@ mod tests {
     fn chunk(payload: &[u8]) -> OutChunk {
         // SAFETY: the tests keep their payloads.
         let slice = unsafe { RawSlice::new(payload.as_ptr(), payload.len()) };
-        OutChunk { header: ChunkHeader::host_to_device(0, payload.len() as u32), payload: slice, done: 7 }
+        let header = ChunkHeader::host_to_device(0, payload.len() as u32);
+        OutChunk { header, payload: slice, done: 7, waited_for: false }
     }
 
     fn sent(compressor: &mut Compressor, payload: &[u8], rate: f64) -> usize {

@@ -26,10 +26,6 @@ pub enum LinkError {
     #[error("{0}")]
     NoRing(String),
 
-    /// Memory could not be registered with the lane. It can still be sent from and received into.
-    #[error("{bytes} bytes at {address:#x} are not registered with the bulk lane: {why}")]
-    NotRegistered { address: usize, bytes: usize, why: String },
-
     /// The caller broke a rule of this crate's interface.
     #[error("misuse of a link: {0}")]
     Misuse(&'static str),

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use fusewire_wire::bulk::ChunkHeader;
 
-use crate::bulk::{BulkEngine, BulkSink, Order, Outbox};
+use crate::bulk::{BulkEngine, BulkSink, Outbox};
 use crate::error::{Closing, LinkError};
 use crate::lane::{CommandLane, Turn, Wait};
 use crate::poll;
@@ -190,22 +190,14 @@ impl MemoryBulk {
         loop {
             let stopping = outbox.is_stopping();
             let mut idle = true;
-            while let Some(order) = outbox.take() {
+            while let Some(chunk) = outbox.take() {
                 idle = false;
-                match order {
-                    Order::Send(chunk) => {
-                        let (start, length) = (chunk.payload.start(), chunk.payload.len());
-                        let mut payload = vec![0; length];
-                        // SAFETY: the payload's memory was promised to be valid until `sent`, below.
-                        unsafe { std::ptr::copy_nonoverlapping(start, payload.as_mut_ptr(), length) };
-                        self.to_them.put((chunk.header, payload));
-                        sink.sent(chunk.done);
-                    }
-                    Order::Register(_, answer) => {
-                        // Whoever asked may have given up waiting.
-                        let _ = answer.send(Ok(false));
-                    }
-                }
+                let (start, length) = (chunk.payload.start(), chunk.payload.len());
+                let mut payload = vec![0; length];
+                // SAFETY: the payload's memory was promised to be valid until `sent`, below.
+                unsafe { std::ptr::copy_nonoverlapping(start, payload.as_mut_ptr(), length) };
+                self.to_them.put((chunk.header, payload));
+                sink.sent(chunk.done);
             }
             while let Some((header, payload)) = self.to_us.take() {
                 idle = false;

@@ -5,8 +5,11 @@
 mod support;
 
 use std::collections::HashMap;
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::fd::FromRawFd;
+use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -15,7 +18,7 @@ use fusewire_link::tcp::{self, Engine, ZeroCopy};
 use fusewire_link::{
     BulkHandle, BulkMover, BulkSink, ChunkHeader, Closing, LinkError, OutChunk, RawSlice, RawSliceMut, memory,
 };
-use support::{Denied, Noise, deny, shm_bulk_pair, tcp_pair};
+use support::{Noise, shm_bulk_pair, tcp_pair};
 use zerocopy::IntoBytes;
 
 const LONG: Duration = Duration::from_secs(30);
@@ -69,10 +72,23 @@ impl End {
     }
 
     fn send(&self, id: u64, offset: u64, payload: &[u8]) {
+        self.send_for(id, offset, payload, id % 5 == 4);
+    }
+
+    fn send_for(&self, id: u64, offset: u64, payload: &[u8], waited_for: bool) {
         // SAFETY: every test keeps the payload until `sent`, or until the lane is joined.
         let raw = unsafe { RawSlice::new(payload.as_ptr(), payload.len()) };
         let header = ChunkHeader::device_to_host(id, offset, payload.len() as u32);
-        self.lane.send(OutChunk { header, payload: raw, done: id });
+        self.lane.send(OutChunk { header, payload: raw, done: id, waited_for });
+    }
+
+    /// Whether a payload that was sent is let go of although the peer takes nothing.
+    fn lets_go(&self) -> bool {
+        match self.news.recv_timeout(Duration::from_millis(300)) {
+            Ok(News::Sent(_)) => true,
+            Ok(news) => panic!("{news:?}"),
+            Err(_) => false,
+        }
     }
 
     fn next(&self) -> News {
@@ -114,11 +130,17 @@ fn pairs() -> Vec<Pair> {
     let (one, other) = tcp_pair();
     let zero_copy = engine(one, Engine::IoUring, ZeroCopy::Always);
     pairs.push(("zero copy", zero_copy, engine(other, Engine::IoUring, ZeroCopy::Always)));
-    let (one, other) = tcp_pair();
-    for socket in [&one, &other] {
-        socket2::SockRef::from(socket).set_send_buffer_size(16 << 10).unwrap();
+    for (name, zero_copy) in
+        [("small buffers", ZeroCopy::Never), ("small buffers, zero copy", ZeroCopy::Always)]
+    {
+        let (one, other) = tcp_pair();
+        let ends = [one.try_clone().unwrap(), other.try_clone().unwrap()];
+        pairs.push((name, engine(one, Engine::IoUring, zero_copy), poll(other)));
+        // What the lanes set themselves is undone.
+        for socket in ends {
+            socket2::SockRef::from(&socket).set_send_buffer_size(512 << 10).unwrap();
+        }
     }
-    pairs.push(("small buffers", ring(one), poll(other)));
     let (one, other) = memory::bulk_pair().unwrap();
     pairs.push(("memory", Box::new(one), Box::new(other)));
     let [one, other] = shm_bulk_pair();
@@ -255,7 +277,8 @@ fn a_header_that_belies_its_payload_is_the_callers_mistake() {
         let bytes = [0; 10];
         // SAFETY: the payload outlives the lane.
         let payload = unsafe { RawSlice::new(bytes.as_ptr(), 10) };
-        end.lane.send(OutChunk { header: ChunkHeader::host_to_device(0, 11), payload, done: 0 });
+        let header = ChunkHeader::host_to_device(0, 11);
+        end.lane.send(OutChunk { header, payload, done: 0, waited_for: false });
         assert!(matches!(end.until_closed(), LinkError::Misuse(_)));
     }
 }
@@ -279,55 +302,101 @@ fn a_peer_that_takes_nothing_does_not_hold_up_shutdown_for_ever() {
     }
 }
 
-/// Registers memory on a zero-copy lane and sends from it.
-fn register_and_send() -> Result<bool, LinkError> {
-    let memory = Noise::new(1).bytes(4 << 20);
+/// A lane with room for `WAITING` in its own kernel, and the bare socket at its other end with next to none.
+fn lane_to_a_reluctant_peer(zero_copy: ZeroCopy) -> (End, TcpStream) {
+    let (one, other) = tcp_pair();
+    socket2::SockRef::from(&other).set_recv_buffer_size(64 << 10).unwrap();
+    (End::new(engine(one, Engine::IoUring, zero_copy)), other)
+}
+
+const WAITING: usize = 512 << 10;
+
+fn take(socket: &mut TcpStream, payload: &[u8]) {
+    let mut taken = vec![0; ChunkHeader::device_to_host(0, 0, 0).as_bytes().len() + payload.len()];
+    socket.read_exact(&mut taken).unwrap();
+    assert!(taken.ends_with(payload), "damaged");
+}
+
+#[test]
+fn memory_that_is_not_copied_is_in_use_until_the_peer_has_it() {
+    let bytes = Noise::new(5).bytes(WAITING);
+    let (end, mut peer) = lane_to_a_reluctant_peer(ZeroCopy::Always);
+    end.send_for(1, 0, &bytes, false);
+    assert!(!end.lets_go(), "the kernel still needs it");
+    take(&mut peer, &bytes);
+    assert!(matches!(end.next(), News::Sent(1)));
+    // A copy is made for who waits.
+    end.send_for(2, 0, &bytes, true);
+    assert!(end.lets_go());
+    take(&mut peer, &bytes);
+
+    // Nor is it in use once the lane is over, however it ends: by itself, or because the peer breaks off.
+    for by_peer in [false, true] {
+        let (end, peer) = lane_to_a_reluctant_peer(ZeroCopy::Always);
+        end.send_for(1, 0, &bytes, false);
+        assert!(!end.lets_go());
+        let start = Instant::now();
+        let peer = if by_peer {
+            // With unread data: a reset.
+            drop(peer);
+            None
+        } else {
+            end.lane.shutdown();
+            Some(peer)
+        };
+        let why = end.until_closed();
+        let expected = if by_peer { Closing::Reset } else { Closing::Here };
+        assert!(matches!(why, LinkError::Closed { how, .. } if how == expected), "{why}");
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+        end.lane.join();
+        drop(peer);
+    }
+}
+
+#[test]
+fn a_lane_copies_where_the_kernel_does_so_anyway() {
+    let bytes = Noise::new(6).bytes(WAITING);
+    let (end, mut peer) = lane_to_a_reluctant_peer(ZeroCopy::Tried);
+    end.send_for(1, 0, &bytes, false);
+    assert!(!end.lets_go());
+    take(&mut peer, &bytes);
+    assert!(matches!(end.next(), News::Sent(1)), "and the kernel says that it copied");
+    end.send_for(2, 0, &bytes, false);
+    assert!(end.lets_go());
+    take(&mut peer, &bytes);
+}
+
+#[test]
+fn what_cannot_be_sent_without_a_copy_is_copied() {
+    // Sockets that cannot ...
+    let bytes = Noise::new(7).bytes(3 << 20);
+    let (one, other) = UnixStream::pair().unwrap();
+    let one = End::new(tcp::bulk_engine(one.into(), Engine::IoUring, ZeroCopy::Always).unwrap());
+    let other = End::new(tcp::bulk_engine(other.into(), Engine::Poll, ZeroCopy::Never).unwrap());
+    one.send_for(1, 0, &bytes, false);
+    assert!(matches!(other.next(), News::Landed(_, landed) if landed == bytes));
+    assert!(matches!(one.next(), News::Sent(1)));
+
+    // ... and memory of which the kernel itself has no page.
+    // SAFETY: makes a descriptor.
+    let secret = unsafe { libc::syscall(libc::SYS_memfd_secret, 0) };
+    if secret < 0 {
+        eprintln!("memfd_secret: {}: not tried", std::io::Error::last_os_error());
+        return;
+    }
+    // SAFETY: the descriptor was just made, and is nobody else's.
+    let secret = unsafe { File::from_raw_fd(secret as i32) };
+    secret.set_len(1 << 20).unwrap();
+    // SAFETY: nobody else has the file.
+    let mut memory = unsafe { memmap2::MmapMut::map_mut(&secret) }.unwrap();
+    memory.copy_from_slice(&bytes[..1 << 20]);
     let (one, other) = tcp_pair();
     let one = End::new(engine(one, Engine::IoUring, ZeroCopy::Always));
-    let other = End::new(ring(other));
-    // SAFETY: `memory` outlives the lanes, which are dropped (and so joined) before it.
-    let registered = one.lane.register(unsafe { RawSlice::new(memory.as_ptr(), memory.len()) });
-    for id in 0..4 {
-        one.send(id, 0, &memory[(id as usize) << 20..][..1 << 20]);
-        let News::Landed(header, bytes) = other.next() else { panic!("the chunk did not arrive") };
-        assert_eq!(header.id, id);
-        assert!(bytes == memory[(id as usize) << 20..][..1 << 20]);
-        assert!(matches!(one.next(), News::Sent(token) if token == id));
-    }
-    drop((one, other));
-    registered
-}
-
-#[test]
-fn registered_memory_is_sent_from() {
-    assert_eq!(register_and_send(), Ok(true));
-}
-
-#[test]
-fn without_lockable_memory_registering_fails_clearly_and_sending_goes_on() {
-    // IORING_REGISTER_BUFFERS_UPDATE, IORING_REGISTER_BUFFERS2
-    for operation in [16, 15] {
-        let result = std::thread::spawn(move || {
-            deny(&[Denied(libc::SYS_io_uring_register, Some(operation), libc::ENOMEM)]);
-            register_and_send()
-        });
-        let why = result.join().unwrap().unwrap_err();
-        let LinkError::NotRegistered { bytes, .. } = &why else { panic!("{why}") };
-        assert_eq!(*bytes, 4 << 20);
-        let text = why.to_string();
-        assert!(text.contains("locked memory") && text.contains("ulimit -l"), "{text}");
-    }
-}
-
-#[test]
-fn a_lane_that_copies_has_no_use_for_registered_memory() {
-    let memory = vec![0; 4096];
-    let (one, other) = tcp_pair();
-    let ends = [End::new(ring(one)), End::new(poll(other))];
-    for end in &ends {
-        // SAFETY: `memory` outlives the lanes.
-        assert_eq!(end.lane.register(unsafe { RawSlice::new(memory.as_ptr(), memory.len()) }), Ok(false));
-    }
+    let other = End::new(poll(other));
+    one.send_for(1, 0, &memory, false);
+    assert!(matches!(other.next(), News::Landed(_, landed) if landed == bytes[..1 << 20]));
+    assert!(matches!(one.next(), News::Sent(1)));
+    drop(one);
 }
 
 #[test]

@@ -55,7 +55,7 @@ impl ShmBulk {
         let mut last_progress = Instant::now();
         loop {
             let stopping = outbox.is_stopping();
-            self.sender.take_orders(outbox)?;
+            self.sender.take_from(outbox)?;
             if stopping {
                 let unsendable = self.gone.is_some() || last_progress.elapsed() > STOP_PATIENCE;
                 if self.sender.is_empty() || unsendable {

@@ -39,7 +39,7 @@ impl PollBulk {
         let mut last_progress = Instant::now();
         loop {
             let stopping = outbox.is_stopping();
-            self.sender.take_orders(outbox)?;
+            self.sender.take_from(outbox)?;
             if stopping {
                 let unsendable = self.send_failed.is_some() || last_progress.elapsed() > STOP_PATIENCE;
                 if self.sender.is_empty() || unsendable {

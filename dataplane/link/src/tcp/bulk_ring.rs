@@ -3,9 +3,12 @@
 //! The receive asks for exactly what is missing (a header, then its payload, straight into place) and the
 //! kernel completes it when all of it is there, so that a megabyte costs two completions whatever the
 //! network's idea of a packet. Sends take header and payload from where they lie; on a real network, large
-//! payloads are not copied at all.
+//! payloads are not copied at all. The kernel sends those from the program's own pages and says when it has let
+//! go of them, which is when the peer has them.
+//!
+//! Nothing is registered with the ring: `examples/zero_copy.rs` measures what that would save (ARCHITECTURE.md,
+//! *Links*).
 
-use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
@@ -15,9 +18,8 @@ use io_uring::{opcode, types};
 use super::ZeroCopy;
 use super::chunks::{Receiver, Sender};
 use super::socket::Socket;
-use crate::bulk::{BulkEngine, BulkSink, Order, Outbox, RawSlice};
+use crate::bulk::{BulkEngine, BulkSink, Outbox};
 use crate::error::{Closing, LinkError};
-use crate::probe;
 use crate::ring::{Completion, Ring, TaskWork};
 use crate::waker::Waker;
 
@@ -27,15 +29,11 @@ const TAG_WAKE: u64 = 2;
 const TAG_SEND: u64 = 3;
 const TAG_BITS: u32 = 2;
 
-/// The least payload that is worth sending without copying it.
-const ZERO_COPY_LEAST: usize = 64 << 10;
+/// The least payload that is worth sending without copying it. (What a KiB of 32 costs the sender: 29 ns, copied 128.)
+const ZERO_COPY_LEAST: usize = 32 << 10;
 /// Kernel constants that `io-uring` does not name publicly.
 const SEND_ZC_REPORT_USAGE: u16 = 1 << 3;
 const NOTIF_USAGE_ZC_COPIED: u32 = 1 << 31;
-
-/// Registered regions: places in the ring's table, and the most that one place can hold.
-const REGION_PLACES: u32 = 64;
-const REGION_MOST: usize = 1 << 30;
 
 /// How long a lane that was told to stop waits for a peer that takes nothing.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
@@ -51,7 +49,7 @@ impl Prepared {
         let ring = Ring::new(16, TaskWork::Deferred)?;
         let mut known = io_uring::Probe::new();
         let asked = ring.submitter().register_probe(&mut known);
-        let send_zero_copy = asked.is_ok() && known.is_supported(opcode::SendZc::CODE);
+        let send_zero_copy = asked.is_ok() && known.is_supported(opcode::SendMsgZc::CODE);
         Ok(Prepared { ring, waker: Waker::new()?, send_zero_copy })
     }
 
@@ -59,7 +57,7 @@ impl Prepared {
         let wanted = match zero_copy {
             ZeroCopy::Auto => !socket.same_host,
             ZeroCopy::Never => false,
-            ZeroCopy::Always => true,
+            ZeroCopy::Tried | ZeroCopy::Always => true,
         };
         RingBulk {
             ring: self.ring,
@@ -77,7 +75,6 @@ impl Prepared {
             zero_copy: wanted && self.send_zero_copy,
             keep_zero_copy: zero_copy == ZeroCopy::Always,
             report_usage: true,
-            regions: Regions::default(),
         }
     }
 }
@@ -106,7 +103,6 @@ pub(super) struct RingBulk {
     keep_zero_copy: bool,
     /// The kernel can say whether it copied (Linux 6.2).
     report_usage: bool,
-    regions: Regions,
 }
 
 impl BulkEngine for RingBulk {
@@ -146,15 +142,7 @@ impl RingBulk {
         let mut last_progress = Instant::now();
         loop {
             let stopping = outbox.is_stopping();
-            while let Some(order) = outbox.take() {
-                match order {
-                    Order::Send(chunk) => self.touched.sender.push(chunk)?,
-                    Order::Register(region, answer) => {
-                        // Whoever asked may have given up waiting.
-                        let _ = answer.send(self.register(region));
-                    }
-                }
-            }
+            self.touched.sender.take_from(outbox)?;
             if stopping {
                 let unsendable = self.send_failed.is_some() || last_progress.elapsed() > STOP_PATIENCE;
                 if self.touched.sender.is_empty() || unsendable {
@@ -200,30 +188,17 @@ impl RingBulk {
         let delivery = || self.socket.delivery();
         let Some(group) = self.touched.sender.current(alone, sink, &delivery) else { return Ok(()) };
         let socket = types::Fd(self.socket.raw());
-        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        let flags = (libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32;
         let tag = TAG_SEND | group.number << TAG_BITS;
-        let large = |piece: &libc::iovec| self.zero_copy && piece.iov_len >= ZERO_COPY_LEAST;
-        let send = match group.piece() {
-            Some((piece, true)) if large(&piece) => {
-                let start: *const u8 = piece.iov_base.cast_const().cast();
-                let length = u32::try_from(piece.iov_len).unwrap_or(u32::MAX);
-                opcode::SendZc::new(socket, start, length)
-                    .buf_index(self.regions.place_of(start, piece.iov_len))
-                    .flags(flags)
-                    .zc_flags(if self.report_usage { SEND_ZC_REPORT_USAGE } else { 0 })
-                    .build()
-            }
-            // The header of a payload that goes without copying: alone, but into the same packet.
-            Some((piece, false)) if group.payload_at_least(ZERO_COPY_LEAST) && self.zero_copy => {
-                opcode::Send::new(socket, piece.iov_base.cast_const().cast(), piece.iov_len as u32)
-                    .flags(flags | libc::MSG_MORE)
-                    .build()
-            }
-            _ => opcode::SendMsg::new(socket, group.message()).flags(flags as u32).build(),
+        let send = if self.zero_copy && group.may_stay(ZERO_COPY_LEAST) {
+            let report = if self.report_usage { SEND_ZC_REPORT_USAGE } else { 0 };
+            opcode::SendMsgZc::new(socket, group.message()).flags(flags).ioprio(report).build()
+        } else {
+            opcode::SendMsg::new(socket, group.message()).flags(flags).build()
         };
-        // SAFETY: the group stays until it is settled, which is after the last completion; the payload's
-        // memory was promised to stay until `sent` or `closed`, and `run` returns only when the ring is
-        // quiet.
+        // SAFETY: the group, its headers with it, stays until it is settled, which is after the last completion and
+        // the last notification; the payload's memory was promised to stay until `sent` or `closed`, and `run`
+        // returns only when the ring is quiet.
         unsafe { self.ring.push(send, tag)? };
         self.sending = true;
         Ok(())
@@ -292,8 +267,11 @@ impl RingBulk {
                 error => match -error {
                     libc::EINTR | libc::EAGAIN => {}
                     libc::EINVAL if self.zero_copy && self.report_usage => self.report_usage = false,
-                    // No memory may be locked for it, or this socket cannot: copy from now on.
-                    libc::EINVAL | libc::EOPNOTSUPP | libc::ENOMEM | libc::ENOBUFS if self.zero_copy => {
+                    // No memory may be locked for it, this socket cannot, or this memory, which need not mean that
+                    // it cannot be read: copy from now on.
+                    libc::EINVAL | libc::EOPNOTSUPP | libc::ENOMEM | libc::ENOBUFS | libc::EFAULT
+                        if self.zero_copy =>
+                    {
                         self.zero_copy = false;
                     }
                     errno => {
@@ -309,13 +287,6 @@ impl RingBulk {
         sender.settle(sink);
         Ok(())
     }
-
-    fn register(&mut self, region: RawSlice) -> Result<bool, LinkError> {
-        if !self.zero_copy {
-            return Ok(false);
-        }
-        self.regions.add(&self.ring, region).map(|()| true)
-    }
 }
 
 impl Drop for RingBulk {
@@ -324,59 +295,5 @@ impl Drop for RingBulk {
             // SAFETY: dropped once, here; nothing uses it afterwards, the ring being quiet.
             unsafe { ManuallyDrop::drop(&mut self.touched) };
         }
-    }
-}
-
-/// Memory registered with the ring as fixed buffers.
-#[derive(Default)]
-struct Regions {
-    table_made: bool,
-    /// Start and end of each place taken.
-    places: Vec<(usize, usize)>,
-}
-
-impl Regions {
-    fn add(&mut self, ring: &Ring, region: RawSlice) -> Result<(), LinkError> {
-        let not_registered = |why: String| LinkError::NotRegistered {
-            address: region.start() as usize,
-            bytes: region.len(),
-            why,
-        };
-        let refused = |error: io::Error| {
-            not_registered(match error.raw_os_error() {
-                Some(libc::ENOMEM | libc::EPERM) => format!(
-                    "the limit on locked memory ({}) does not allow it; raise it with `ulimit -l` or \
-                     LimitMEMLOCK= for faster copies",
-                    probe::memlock_limit()
-                ),
-                _ => format!("the kernel refused: {error}"),
-            })
-        };
-        if !self.table_made {
-            ring.submitter().register_buffers_sparse(REGION_PLACES).map_err(refused)?;
-            self.table_made = true;
-        }
-        let mut start = region.start() as usize;
-        let end = start + region.len();
-        while start < end {
-            let length = (end - start).min(REGION_MOST);
-            let place = self.places.len() as u32;
-            if place >= REGION_PLACES {
-                return Err(not_registered(format!("all {REGION_PLACES} places for regions are taken")));
-            }
-            let buffer = libc::iovec { iov_base: start as *mut libc::c_void, iov_len: length };
-            // SAFETY: the caller of `BulkHandle::register` promised that the memory stays until `closed`,
-            // which comes after this ring's end.
-            unsafe { ring.submitter().register_buffers_update(place, &[buffer], None) }.map_err(refused)?;
-            self.places.push((start, start + length));
-            start += length;
-        }
-        Ok(())
-    }
-
-    /// The place that the whole of a payload lies in.
-    fn place_of(&self, start: *const u8, length: usize) -> Option<u16> {
-        let start = start as usize;
-        self.places.iter().position(|place| place.0 <= start && start + length <= place.1).map(|n| n as u16)
     }
 }

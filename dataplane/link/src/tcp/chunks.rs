@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use fusewire_wire::bulk::{CHUNK_HEADER_BYTES, CHUNK_MAGIC, ChunkHeader};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-use crate::bulk::{BulkSink, Delivery, Order, OutChunk, Outbox, RawSliceMut};
+use crate::bulk::{BulkSink, Delivery, OutChunk, Outbox, RawSliceMut};
 use crate::error::{Closing, LinkError};
 use crate::lane::EMPTY_IOVEC;
 
@@ -99,6 +99,8 @@ pub(crate) struct Group {
     message: libc::msghdr,
     tokens: [u64; GROUP_CHUNKS],
     chunks: usize,
+    /// Whether the payloads may be sent without copying them.
+    may_stay: bool,
     /// The first iovec that has not been sent completely; it is kept trimmed to what is left.
     at: usize,
     /// Notifications owed by the kernel for zero-copy sends.
@@ -119,6 +121,7 @@ impl Group {
             message: unsafe { std::mem::zeroed() },
             tokens: [0; GROUP_CHUNKS],
             chunks: 0,
+            may_stay: false,
             at: 0,
             notifications: 0,
             number: 0,
@@ -133,6 +136,9 @@ impl Group {
         self.iovecs[2 * n + 1] =
             libc::iovec { iov_base: chunk.payload.start().cast_mut().cast(), iov_len: chunk.payload.len() };
         self.tokens[n] = chunk.done;
+        // Who waits is let go sooner by a copy. What was compressed is small, lies in the cache, and its buffer is
+        // wanted for the next chunk.
+        self.may_stay = !chunk.waited_for && chunk.header.decoded == 0;
         self.chunks += 1;
     }
 
@@ -149,9 +155,9 @@ impl Group {
         self.iovecs[..2 * self.chunks].get(self.at).map(|piece| (*piece, self.at % 2 == 1))
     }
 
-    /// Whether the header that is next announces at least this much.
-    pub(crate) fn payload_at_least(&self, bytes: usize) -> bool {
-        self.iovecs[..2 * self.chunks].get(self.at + 1).is_some_and(|payload| payload.iov_len >= bytes)
+    /// Whether what is left to send is one payload of at least so many bytes, which need not be copied.
+    pub(crate) fn may_stay(&self, least: usize) -> bool {
+        self.chunks == 1 && self.may_stay && self.iovecs[1].iov_len >= least
     }
 
     pub(crate) fn advance(&mut self, mut bytes: usize) {
@@ -196,19 +202,13 @@ impl Sender {
         Ok(())
     }
 
-    /// Takes in what the lane's users want done, for an engine that has nothing to register memory with.
+    /// Takes in what the lane's users want sent.
     ///
     /// # Errors
     /// As [`push`](Self::push).
-    pub(crate) fn take_orders(&mut self, outbox: &Outbox) -> Result<(), LinkError> {
-        while let Some(order) = outbox.take() {
-            match order {
-                Order::Send(chunk) => self.push(chunk)?,
-                Order::Register(_, answer) => {
-                    // Whoever asked may have given up waiting.
-                    let _ = answer.send(Ok(false));
-                }
-            }
+    pub(crate) fn take_from(&mut self, outbox: &Outbox) -> Result<(), LinkError> {
+        while let Some(chunk) = outbox.take() {
+            self.push(chunk)?;
         }
         Ok(())
     }

@@ -42,6 +42,8 @@ pub enum ZeroCopy {
     #[default]
     Auto,
     Never,
+    /// Within a host, too, until the kernel reports that it copies; for tests.
+    Tried,
     /// Whatever the kernel reports; for tests.
     Always,
 }

@@ -261,6 +261,7 @@ impl Lanes {
             header: ChunkHeader::device_to_host(number, offset, bytes),
             payload,
             done: u64::from(slot),
+            waited_for: false,
         };
         self.shared.bytes_out.fetch_add(u64::from(bytes), Ordering::Relaxed);
         match self.handles.get(lane) {

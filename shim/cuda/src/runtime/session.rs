@@ -682,6 +682,7 @@ impl Session {
         let slot_bytes = u32::try_from(self.slot_bytes).unwrap_or(u32::MAX);
         let chunk_bytes = usize::try_from(chunk_bytes(bytes as u64, slot_bytes)).unwrap_or(self.slot_bytes);
         let chunks = bytes.div_ceil(chunk_bytes) as u64;
+        let waited_for = quiet && keep.is_none();
         let mut made = None;
         self.publish_with(
             &[],
@@ -689,7 +690,7 @@ impl Session {
             |lane| {
                 let first = lane.next_chunk;
                 lane.next_chunk += chunks;
-                made = Some(self.transfers.queue(first, source, keep, chunk_bytes));
+                made = Some(self.transfers.queue(first, source, keep, waited_for, chunk_bytes));
                 record(first)
             },
             |_, number| {
@@ -725,7 +726,7 @@ impl Session {
             |lane| {
                 let first = lane.next_chunk;
                 lane.next_chunk += 1;
-                self.transfers.queue(first, source, Some(packed), self.slot_bytes);
+                self.transfers.queue(first, source, Some(packed), false, self.slot_bytes);
                 record(first)
             },
             |_, number| {

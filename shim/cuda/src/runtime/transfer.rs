@@ -19,6 +19,8 @@ pub(crate) struct Transfer {
     chunk_bytes: usize,
     /// Captured bytes, if the source is not the program's own memory.
     _keep: Option<Box<[u8]>>,
+    /// A caller waits until the source has been read.
+    waited_for: bool,
     /// Chunks not yet sent.
     left: Mutex<u64>,
     sent: Condvar,
@@ -81,12 +83,14 @@ impl Transfers {
         Self { queue: Mutex::default(), credit: AtomicU64::new(slots), lanes: lanes.max(1) }
     }
 
-    /// Enters a payload whose chunks start at `first`. Called in the order of chunks.
+    /// Enters a payload whose chunks start at `first`. Called in the order of chunks. `waited_for`: the caller is
+    /// going to wait.
     pub(crate) fn queue(
         &self,
         first: u64,
         source: RawSlice,
         keep: Option<Box<[u8]>>,
+        waited_for: bool,
         chunk_bytes: usize,
     ) -> Arc<Transfer> {
         let chunks = source.len().div_ceil(chunk_bytes) as u64;
@@ -95,6 +99,7 @@ impl Transfers {
             source,
             chunk_bytes,
             _keep: keep,
+            waited_for,
             left: Mutex::new(chunks),
             sent: Condvar::new(),
         });
@@ -120,6 +125,7 @@ impl Transfers {
             // SAFETY: a part of the transfer's source, which stays as it is until its chunks are sent.
             let payload = unsafe { RawSlice::new(transfer.source.start().add(offset), bytes) };
             let header = ChunkHeader::host_to_device(chunk, u32::try_from(bytes).unwrap_or(u32::MAX));
+            let waited_for = transfer.waited_for;
             let done = Arc::into_raw(transfer.clone()).expose_provenance() as u64;
             queue.next += 1;
             if queue.next == transfer.first + transfer.chunks() {
@@ -127,7 +133,7 @@ impl Transfers {
                 queue.sending.push(transfer);
             }
             if let Some(lane) = lanes.get((chunk % self.lanes as u64) as usize) {
-                lane.send(OutChunk { header, payload, done });
+                lane.send(OutChunk { header, payload, done, waited_for });
             }
         }
     }
