@@ -366,6 +366,46 @@ fn a_lane_copies_where_the_kernel_does_so_anyway() {
     take(&mut peer, &bytes);
 }
 
+/// Takes the right to lock any amount of memory from the calling thread.
+fn give_up_ipc_lock() {
+    const VERSION_3: u32 = 0x2008_0522;
+    const CAP_IPC_LOCK: u32 = 14;
+    let header = [VERSION_3, 0];
+    // Effective, permitted and inheritable, of the first 32 capabilities and of the others.
+    let mut sets = [0_u32; 6];
+    // SAFETY: as the kernel has these structures, live.
+    unsafe {
+        assert_eq!(libc::syscall(libc::SYS_capget, header.as_ptr(), sets.as_mut_ptr()), 0);
+        sets[0] &= !(1 << CAP_IPC_LOCK);
+        assert_eq!(libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()), 0);
+    }
+}
+
+#[test]
+fn what_exceeds_the_limit_on_locked_memory_is_copied() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: fills in the live rlimit.
+    unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
+    if limit.rlim_cur > 256 << 20 {
+        eprintln!("the limit is {} bytes: not tried", limit.rlim_cur);
+        return;
+    }
+    let made = std::thread::spawn(|| {
+        give_up_ipc_lock();
+        lane_to_a_reluctant_peer(ZeroCopy::Always)
+    });
+    let (end, mut peer) = made.join().unwrap();
+    let much = Noise::new(8).bytes(limit.rlim_cur as usize + WAITING);
+    end.send_for(1, 0, &much, false);
+    take(&mut peer, &much);
+    assert!(matches!(end.next(), News::Sent(1)));
+    // What does not exceed it still goes without a copy.
+    end.send_for(2, 0, &much[..WAITING], false);
+    assert!(!end.lets_go());
+    take(&mut peer, &much[..WAITING]);
+    assert!(matches!(end.next(), News::Sent(2)));
+}
+
 #[test]
 fn what_cannot_be_sent_without_a_copy_is_copied() {
     // Sockets that cannot ...

@@ -4,10 +4,8 @@
 //! kernel completes it when all of it is there, so that a megabyte costs two completions whatever the
 //! network's idea of a packet. Sends take header and payload from where they lie; on a real network, large
 //! payloads are not copied at all. The kernel sends those from the program's own pages and says when it has let
-//! go of them, which is when the peer has them.
-//!
-//! Nothing is registered with the ring: `examples/zero_copy.rs` measures what that would save (ARCHITECTURE.md,
-//! *Links*).
+//! go of them, which is when the peer has them. Nothing is registered with the ring; why is in ARCHITECTURE.md,
+//! *Links*.
 
 use std::mem::ManuallyDrop;
 use std::os::fd::RawFd;
@@ -267,13 +265,11 @@ impl RingBulk {
                 error => match -error {
                     libc::EINTR | libc::EAGAIN => {}
                     libc::EINVAL if self.zero_copy && self.report_usage => self.report_usage = false,
-                    // No memory may be locked for it, this socket cannot, or this memory, which need not mean that
-                    // it cannot be read: copy from now on.
-                    libc::EINVAL | libc::EOPNOTSUPP | libc::ENOMEM | libc::ENOBUFS | libc::EFAULT
-                        if self.zero_copy =>
-                    {
-                        self.zero_copy = false;
-                    }
+                    // This socket cannot.
+                    libc::EINVAL | libc::EOPNOTSUPP if self.zero_copy => self.zero_copy = false,
+                    // No more memory may be locked at the moment; or not this memory, which does not mean that it
+                    // cannot be read.
+                    libc::ENOMEM | libc::ENOBUFS | libc::EFAULT if group.take_may_stay() => {}
                     errno => {
                         let why = self.socket.failed("sending on a bulk lane", errno);
                         if !matches!(why, LinkError::Closed { .. }) {

@@ -160,6 +160,11 @@ impl Group {
         self.chunks == 1 && self.may_stay && self.iovecs[1].iov_len >= least
     }
 
+    /// From now on the payload is to be copied. Gives whether that is new.
+    pub(crate) fn take_may_stay(&mut self) -> bool {
+        std::mem::take(&mut self.may_stay)
+    }
+
     pub(crate) fn advance(&mut self, mut bytes: usize) {
         while let Some(piece) = self.iovecs[..2 * self.chunks].get_mut(self.at) {
             if bytes < piece.iov_len {

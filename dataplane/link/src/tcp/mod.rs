@@ -5,7 +5,8 @@
 //!
 //! On Linux 6.18 a lane on `io_uring` counts 8 to 12 KiB against the limit on locked memory (per user, unless
 //! privileged): a session of five lanes fits into 64 KiB, and the usual 8 MiB carry some 900 lanes. A lane
-//! that does not fit runs on `poll(2)`.
+//! that does not fit runs on `poll(2)`. A payload that is sent without a copy counts until the peer has it; one that
+//! does not fit is copied.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;

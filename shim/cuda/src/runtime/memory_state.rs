@@ -20,6 +20,9 @@ use super::session::{Pending, Reclaim, Waiter, lock};
 use super::shared::{self, Shared};
 
 pub(super) const PAGE: u64 = 4096;
+/// Memory of at least this size is had in pages of this size where the kernel has such: it looks up each page that
+/// it sends from.
+pub(super) const LARGE_PAGE: u64 = 2 << 20;
 
 /// Freed pieces are handed to the server's judgement when they come to this many bytes or pieces.
 const QUARANTINE_BYTES: u64 = 4 << 20;
@@ -351,7 +354,8 @@ pub(crate) fn allocate_host(
         return Ok(address);
     }
     let whole = (bytes as u64).checked_next_multiple_of(PAGE).ok_or(CUDA_ERROR_OUT_OF_MEMORY)?;
-    let address = lock(&runtime.memory.host_window).take(whole, PAGE).ok_or(CUDA_ERROR_OUT_OF_MEMORY)?;
+    let alignment = if whole >= LARGE_PAGE { LARGE_PAGE } else { PAGE };
+    let address = lock(&runtime.memory.host_window).take(whole, alignment).ok_or(CUDA_ERROR_OUT_OF_MEMORY)?;
     let pointer = std::ptr::with_exposed_provenance_mut::<libc::c_void>(address as usize);
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let how = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
@@ -360,6 +364,10 @@ pub(crate) fn allocate_host(
     if at != pointer {
         lock(&runtime.memory.host_window).give(address, whole);
         return Err(CUDA_ERROR_OUT_OF_MEMORY);
+    }
+    if alignment == LARGE_PAGE {
+        // SAFETY: advice about the mapping that was just made.
+        unsafe { libc::madvise(pointer, whole as usize, libc::MADV_HUGEPAGE) };
     }
     runtime.memory.map_mut().insert(
         address,
