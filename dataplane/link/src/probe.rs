@@ -16,7 +16,7 @@ pub struct Features {
     pub kernel: String,
     /// Completion work runs only when the owner asks for it (Linux 6.1).
     pub deferred_task_work: bool,
-    /// `SEND_ZC` (Linux 6.0): payload goes to the network card without a copy.
+    /// `SENDMSG_ZC` (Linux 6.1): payload goes to the network card without a copy.
     pub send_zero_copy: bool,
 }
 
@@ -44,7 +44,7 @@ pub fn probe() -> Result<Features, LinkError> {
     Ok(Features {
         kernel: kernel(),
         deferred_task_work: ring.task_work() == TaskWork::Deferred,
-        send_zero_copy: known.is_supported(opcode::SendZc::CODE),
+        send_zero_copy: known.is_supported(opcode::SendMsgZc::CODE),
     })
 }
 

@@ -22,7 +22,7 @@ use super::shared::{self, Shared};
 pub(super) const PAGE: u64 = 4096;
 /// Memory of at least this size is had in pages of this size where the kernel has such: it looks up each page that
 /// it sends from.
-pub(super) const LARGE_PAGE: u64 = 2 << 20;
+const LARGE_PAGE: u64 = 2 << 20;
 
 /// Freed pieces are handed to the server's judgement when they come to this many bytes or pieces.
 const QUARANTINE_BYTES: u64 = 4 << 20;
