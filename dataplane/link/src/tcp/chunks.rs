@@ -199,7 +199,7 @@ pub(crate) struct Sender {
 impl Sender {
     /// # Errors
     /// A header that does not fit its payload.
-    pub(crate) fn push(&mut self, chunk: OutChunk) -> Result<(), LinkError> {
+    fn push(&mut self, chunk: OutChunk) -> Result<(), LinkError> {
         if chunk.header.bytes as usize != chunk.payload.len() || chunk.header.magic != CHUNK_MAGIC {
             return Err(LinkError::Misuse("a chunk whose header does not fit its payload"));
         }
