@@ -1,4 +1,4 @@
-"""Pinned memory that comes and goes while the GPU is busy with something else."""
+"""Pinned memory that comes and goes while the GPU is busy with something else, and is set."""
 
 from harness import run
 
@@ -31,3 +31,46 @@ for turn in range(1, 20):
 
 def test_addresses_are_used_again_only_when_the_server_has_left_them(server):
     run(server, COMES_AND_GOES)
+
+
+SET = """
+import ctypes, driver, time
+from ctypes import c_size_t, c_ubyte, c_uint, c_uint64, c_ushort, c_void_p
+driver.start()
+at = ctypes.addressof
+Function = ctypes.CFUNCTYPE(None, c_void_p)
+busy = Function(lambda _: time.sleep(0.3))
+registered = (c_ubyte * 4096)()
+driver.call("cuMemHostRegister_v2", registered, c_size_t(4096), 0)
+forms = {
+    "cuMemsetD8_v2": (c_ubyte(1), c_size_t(64)),
+    "cuMemsetD16_v2": (c_ushort(0x202), c_size_t(32)),
+    "cuMemsetD32_v2": (c_uint(0x3030303), c_size_t(16)),
+    "cuMemsetD2D8_v2": (c_size_t(32), c_ubyte(4), c_size_t(32), c_size_t(2)),
+    "cuMemsetD2D16_v2": (c_size_t(32), c_ushort(0x505), c_size_t(16), c_size_t(2)),
+    "cuMemsetD2D32_v2": (c_size_t(32), c_uint(0x6060606), c_size_t(8), c_size_t(2)),
+}
+for memory in (driver.pinned(4096), registered):
+    for number, (name, how) in enumerate(forms.items()):
+        # The default stream gets to the memset late.
+        driver.call("cuLaunchHostFunc", None, busy, None)
+        driver.call(name, c_uint64(at(memory)), *how)
+        assert bytes(memory)[:64] == bytes([number + 1]) * 64, (name, bytes(memory)[:64])
+
+# A captured one happens at every replay.
+stream, graph, exe = driver.stream(), c_void_p(), c_void_p()
+memory = driver.pinned(64)
+driver.call("cuStreamBeginCapture_v2", stream, 2)
+driver.call("cuMemsetD8Async", c_uint64(at(memory)), c_ubyte(9), c_size_t(64), stream)
+driver.call("cuStreamEndCapture", stream, ctypes.byref(graph))
+driver.call("cuGraphInstantiateWithFlags", ctypes.byref(exe), graph, c_uint64(0))
+for turn in range(2):
+    ctypes.memset(memory, 0, 64)
+    driver.call("cuGraphLaunch", exe, stream)
+    driver.synchronize(stream)
+    assert bytes(memory) == bytes([9]) * 64, (turn, bytes(memory))
+"""
+
+
+def test_a_synchronous_memset_of_host_memory_is_done_when_it_returns(server):
+    run(server, SET)

@@ -1,10 +1,14 @@
-//! Memsets: one operation, published; the plain and the `Async` forms differ in the stream alone.
+//! Memsets: one operation, published. The plain and the `Async` forms differ in the stream, and where host memory is
+//! set: "asynchronous with respect to the host except when the target is pinned host memory" (CUDA driver API,
+//! "API synchronization behavior").
+
+use std::sync::atomic::Ordering::Relaxed;
 
 use fusewire_wire::ops::table::Memset;
 
 use crate::abi::result::CUDA_ERROR_INVALID_VALUE;
 use crate::abi::types::{CUdeviceptr, CUresult, CUstream};
-use crate::runtime::copies::{Side, check_device, side};
+use crate::runtime::copies::{self, Form, Side};
 use crate::runtime::stats::counter;
 use crate::runtime::{self, Runtime, current, mirror};
 
@@ -21,6 +25,7 @@ fn memset(
     area: &Rectangle,
     value: u32,
     element: u32,
+    form: Form,
 ) -> Result<(), CUresult> {
     let stream = current::stream(runtime, stream)?;
     stream.context.check()?;
@@ -38,7 +43,11 @@ fn memset(
         .checked_mul(area.pitch)
         .and_then(|above| above.checked_add(row))
         .ok_or(CUDA_ERROR_INVALID_VALUE)?;
-    check_device(runtime, to, bytes)?;
+    let target = copies::side(runtime, to, bytes)?;
+    if target == Side::Pageable {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    }
+    let waits = form == Form::Sync && target != Side::Device;
     let record = Memset {
         stream: stream.handle,
         destination: to,
@@ -48,22 +57,34 @@ fn memset(
         value,
         element,
     };
-    if side(runtime, to, bytes)? != Side::Pinned || stream.is_capturing() {
-        return runtime.session.post_on(&stream, &record, &[]).map(drop);
+    let post = || runtime.session.post_on(&stream, &record, &[]).map(drop);
+    if stream.is_capturing() {
+        if waits {
+            runtime.captures.unsafe_call()?;
+        }
+        if target == Side::Pinned {
+            let mirror = mirror::ensure(runtime, &stream.context, to, bytes as u64)?;
+            runtime.captures.uses(stream.capture.load(Relaxed), mirror.base, mirror.bytes as u64);
+        }
+        return post();
     }
-    // Host memory that the server does not have: what it makes of it comes back.
-    let mirror = mirror::ensure(runtime, &stream.context, to, bytes as u64)?;
-    mirror::push(runtime, &stream, &mirror)?;
-    runtime.session.post_on(&stream, &record, &[])?;
-    mirror::owe(&runtime.session, &stream, &[mirror]);
-    Ok(())
+    if target == Side::Pinned {
+        // Host memory that the server does not have: what it makes of it comes back.
+        let mirror = mirror::ensure(runtime, &stream.context, to, bytes as u64)?;
+        mirror::push(runtime, &stream, &mirror)?;
+        post()?;
+        mirror::owe(&runtime.session, &stream, &[mirror]);
+    } else {
+        post()?;
+    }
+    if waits { copies::synchronize(runtime, &stream) } else { Ok(()) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemsetD8_v2(to: CUdeviceptr, value: u8, count: usize) -> CUresult {
     runtime::call(counter!("cuMemsetD8_v2"), |runtime| {
         let area = Rectangle { pitch: 0, width: count, height: 1 };
-        memset(runtime, std::ptr::null_mut(), to, &area, u32::from(value), 1)
+        memset(runtime, std::ptr::null_mut(), to, &area, u32::from(value), 1, Form::Sync)
     })
 }
 
@@ -76,7 +97,15 @@ pub unsafe extern "C" fn cuMemsetD2D8_v2(
     height: usize,
 ) -> CUresult {
     runtime::call(counter!("cuMemsetD2D8_v2"), |runtime| {
-        memset(runtime, std::ptr::null_mut(), to, &Rectangle { pitch, width, height }, u32::from(value), 1)
+        memset(
+            runtime,
+            std::ptr::null_mut(),
+            to,
+            &Rectangle { pitch, width, height },
+            u32::from(value),
+            1,
+            Form::Sync,
+        )
     })
 }
 
@@ -89,7 +118,7 @@ pub unsafe extern "C" fn cuMemsetD8Async(
 ) -> CUresult {
     runtime::call(counter!("cuMemsetD8Async"), |runtime| {
         let area = Rectangle { pitch: 0, width: count, height: 1 };
-        memset(runtime, stream, to, &area, u32::from(value), 1)
+        memset(runtime, stream, to, &area, u32::from(value), 1, Form::Async)
     })
 }
 
@@ -103,7 +132,7 @@ pub unsafe extern "C" fn cuMemsetD2D8Async(
     stream: CUstream,
 ) -> CUresult {
     runtime::call(counter!("cuMemsetD2D8Async"), |runtime| {
-        memset(runtime, stream, to, &Rectangle { pitch, width, height }, u32::from(value), 1)
+        memset(runtime, stream, to, &Rectangle { pitch, width, height }, u32::from(value), 1, Form::Async)
     })
 }
 
@@ -111,7 +140,7 @@ pub unsafe extern "C" fn cuMemsetD2D8Async(
 pub unsafe extern "C" fn cuMemsetD16_v2(to: CUdeviceptr, value: u16, count: usize) -> CUresult {
     runtime::call(counter!("cuMemsetD16_v2"), |runtime| {
         let area = Rectangle { pitch: 0, width: count, height: 1 };
-        memset(runtime, std::ptr::null_mut(), to, &area, u32::from(value), 2)
+        memset(runtime, std::ptr::null_mut(), to, &area, u32::from(value), 2, Form::Sync)
     })
 }
 
@@ -124,7 +153,15 @@ pub unsafe extern "C" fn cuMemsetD2D16_v2(
     height: usize,
 ) -> CUresult {
     runtime::call(counter!("cuMemsetD2D16_v2"), |runtime| {
-        memset(runtime, std::ptr::null_mut(), to, &Rectangle { pitch, width, height }, u32::from(value), 2)
+        memset(
+            runtime,
+            std::ptr::null_mut(),
+            to,
+            &Rectangle { pitch, width, height },
+            u32::from(value),
+            2,
+            Form::Sync,
+        )
     })
 }
 
@@ -137,7 +174,7 @@ pub unsafe extern "C" fn cuMemsetD16Async(
 ) -> CUresult {
     runtime::call(counter!("cuMemsetD16Async"), |runtime| {
         let area = Rectangle { pitch: 0, width: count, height: 1 };
-        memset(runtime, stream, to, &area, u32::from(value), 2)
+        memset(runtime, stream, to, &area, u32::from(value), 2, Form::Async)
     })
 }
 
@@ -151,7 +188,7 @@ pub unsafe extern "C" fn cuMemsetD2D16Async(
     stream: CUstream,
 ) -> CUresult {
     runtime::call(counter!("cuMemsetD2D16Async"), |runtime| {
-        memset(runtime, stream, to, &Rectangle { pitch, width, height }, u32::from(value), 2)
+        memset(runtime, stream, to, &Rectangle { pitch, width, height }, u32::from(value), 2, Form::Async)
     })
 }
 
@@ -159,7 +196,7 @@ pub unsafe extern "C" fn cuMemsetD2D16Async(
 pub unsafe extern "C" fn cuMemsetD32_v2(to: CUdeviceptr, value: u32, count: usize) -> CUresult {
     runtime::call(counter!("cuMemsetD32_v2"), |runtime| {
         let area = Rectangle { pitch: 0, width: count, height: 1 };
-        memset(runtime, std::ptr::null_mut(), to, &area, value, 4)
+        memset(runtime, std::ptr::null_mut(), to, &area, value, 4, Form::Sync)
     })
 }
 
@@ -172,7 +209,7 @@ pub unsafe extern "C" fn cuMemsetD2D32_v2(
     height: usize,
 ) -> CUresult {
     runtime::call(counter!("cuMemsetD2D32_v2"), |runtime| {
-        memset(runtime, std::ptr::null_mut(), to, &Rectangle { pitch, width, height }, value, 4)
+        memset(runtime, std::ptr::null_mut(), to, &Rectangle { pitch, width, height }, value, 4, Form::Sync)
     })
 }
 
@@ -185,7 +222,7 @@ pub unsafe extern "C" fn cuMemsetD32Async(
 ) -> CUresult {
     runtime::call(counter!("cuMemsetD32Async"), |runtime| {
         let area = Rectangle { pitch: 0, width: count, height: 1 };
-        memset(runtime, stream, to, &area, value, 4)
+        memset(runtime, stream, to, &area, value, 4, Form::Async)
     })
 }
 
@@ -199,7 +236,7 @@ pub unsafe extern "C" fn cuMemsetD2D32Async(
     stream: CUstream,
 ) -> CUresult {
     runtime::call(counter!("cuMemsetD2D32Async"), |runtime| {
-        memset(runtime, stream, to, &Rectangle { pitch, width, height }, value, 4)
+        memset(runtime, stream, to, &Rectangle { pitch, width, height }, value, 4, Form::Async)
     })
 }
 
