@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use fusewire_link::{BulkHandle, RawSlice, RawSliceMut, Waker};
 use fusewire_wire::bulk::{LaneCounts, MAX_LANES, chunk_bytes};
 use fusewire_wire::error::ProtocolError;
-use fusewire_wire::ops::table::{StreamQuery, StreamSynchronize};
+use fusewire_wire::ops::table::{Fence, StreamQuery};
 use fusewire_wire::ops::{AsyncRecord, Record, SyncRecord};
 use fusewire_wire::session::{Outbox, OutboxConfig};
 use zerocopy::{FromZeros, IntoBytes};
@@ -31,7 +31,7 @@ use crate::abi::types::CUresult;
 use super::helm::Helm;
 use super::memory::Share;
 use super::mirror;
-use super::objects::{Event, HostFunction, Stream};
+use super::objects::{Context, Event, HostFunction, Stream};
 use super::stats;
 use super::transfer::Transfers;
 
@@ -390,10 +390,22 @@ impl Session {
             self.concurrent.store(true, Relaxed);
             drop(lock(&self.lane));
             if self.last_quiet.load(Relaxed) > first.done.load(Acquire) {
-                // An error there is the first stream's to report.
-                let _ = self.call(&StreamSynchronize { stream: first.handle }, &[]);
+                self.wait_for_context(&first.context);
             }
         });
+    }
+
+    /// Waits until all that the context was given before is finished. By a fence, and not by a synchronisation of
+    /// streams: the server grants one whatever has become of them, or of the context.
+    fn wait_for_context(&self, context: &Context) {
+        let waiter = Waiter::new();
+        let mine = waiter.clone();
+        let fence = Fence { context: context.handle };
+        // No error is lost with this: the context's users are told of its fault, and everybody of a session's end. A
+        // context that the server has taken down has no work left.
+        let _ = self
+            .post_pending(None, &fence, &[], |_| Pending::Call(mine))
+            .and_then(|_| self.wait_for(&waiter, 0));
     }
 
     /// Publishes an operation about which the server will have something to say.
@@ -778,9 +790,10 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
+    use fusewire_wire::frame::{FRAME_HEADER_BYTES, record_at};
     use fusewire_wire::ops::table::{CopyInInline, StreamDestroy};
 
-    use crate::runtime::objects::{Context, StreamKind};
+    use crate::runtime::objects::StreamKind;
 
     use super::*;
 
@@ -803,5 +816,34 @@ mod tests {
         session.post_quiet_on(&one, &copy, &[&[0; 4]]).unwrap();
         assert!(!one.is_known_finished() && two.is_known_finished());
         session.post(&StreamDestroy { stream: two.handle }, &[]).unwrap();
+    }
+
+    #[test]
+    fn the_second_stream_comes_after_what_did_not_count_whatever_the_first_is_doing() {
+        let session = Session::new(1 << 20, 8, 1, Duration::ZERO, true);
+        let context = Arc::new(Context::new(1, 0, true, 0, 3020));
+        let (one, two) = (stream(16, &context), stream(32, &context));
+        session.add_stream(&one);
+        let copy = CopyInInline { stream: one.handle, destination: 0, bytes: 4 };
+        session.post_quiet_on(&one, &copy, &[&[0; 4]]).unwrap();
+        session.seal(0).unwrap();
+        std::thread::scope(|scope| {
+            let made = scope.spawn(|| session.add_stream(&two));
+            let batch = loop {
+                match session.seal(0) {
+                    Some(batch) => break batch,
+                    None => std::thread::yield_now(),
+                }
+            };
+            let waited = !made.is_finished();
+            for (_, pending) in lock(&session.pending).drain() {
+                if let Pending::Call(waiter) = pending {
+                    waiter.complete(CUDA_SUCCESS, Vec::new());
+                }
+            }
+            let (record, _, _) = record_at(&batch, FRAME_HEADER_BYTES, 1, 0).unwrap();
+            assert_eq!(record.op, Fence::CODE, "a synchronisation of the stream may be refused");
+            assert!(waited);
+        });
     }
 }
