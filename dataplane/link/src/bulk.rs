@@ -132,7 +132,7 @@ pub trait BulkSink: Send {
 pub trait BulkEngine: Send {
     /// Runs the lane on the calling thread until it is over, and says why it is. On return no memory named
     /// by `outbox` or `sink` may be in use any more. When `outbox` is told to stop, everything queued
-    /// before is sent first.
+    /// before is sent first; when it is told to abort, nothing more is.
     fn run(self: Box<Self>, outbox: &Outbox, sink: &mut dyn BulkSink) -> LinkError;
 
     /// Wakes the engine's thread.
@@ -146,6 +146,7 @@ pub trait BulkEngine: Send {
 pub struct Outbox {
     chunks: SegQueue<OutChunk>,
     stop: AtomicBool,
+    abort: AtomicBool,
     over: AtomicBool,
 }
 
@@ -157,6 +158,11 @@ impl Outbox {
     /// Whether to end the lane once nothing is left to send.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stop.load(Ordering::Acquire)
+    }
+
+    /// Whether to end the lane at once.
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.abort.load(Ordering::Acquire)
     }
 }
 
@@ -189,6 +195,7 @@ impl BulkMover {
         let outbox = Arc::new(Outbox {
             chunks: SegQueue::new(),
             stop: AtomicBool::new(false),
+            abort: AtomicBool::new(false),
             over: AtomicBool::new(false),
         });
         let waker = engine.waker();
@@ -234,6 +241,12 @@ impl BulkHandle {
     /// Ends the lane once everything queued so far has been sent. Does not wait.
     pub fn shutdown(&self) {
         self.outbox.stop.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Ends the lane whatever is queued or under way, and whatever the peer does. Does not wait.
+    pub fn abort(&self) {
+        self.outbox.abort.store(true, Ordering::Release);
         self.waker.wake();
     }
 

@@ -188,6 +188,9 @@ pub struct MemoryBulk {
 impl MemoryBulk {
     fn carry(&mut self, outbox: &Outbox, sink: &mut dyn BulkSink) -> Result<LinkError, LinkError> {
         loop {
+            if outbox.is_aborted() {
+                return Ok(closed(Closing::Here));
+            }
             let stopping = outbox.is_stopping();
             let mut idle = true;
             while let Some(chunk) = outbox.take() {

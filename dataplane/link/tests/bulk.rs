@@ -426,6 +426,47 @@ fn what_cannot_be_sent_without_a_copy_is_copied() {
     // SAFETY: nobody else has the file.
     let mut memory = unsafe { memmap2::MmapMut::map_mut(&secret) }.unwrap();
     memory.copy_from_slice(&bytes[..1 << 20]);
+
+#[test]
+fn an_abort_ends_a_lane_that_could_go_on_for_ever() {
+    for (name, one, other) in pairs() {
+        let (one, _other) = (End::new(one), End::new(other));
+        one.lane.abort();
+        let why = one.until_closed();
+        assert!(matches!(why, LinkError::Closed { how: Closing::Here, .. }), "{name}: {why}");
+    }
+    let engines = [
+        |socket| poll(socket),
+        |socket| ring(socket),
+        |socket| engine(socket, Engine::IoUring, ZeroCopy::Always),
+    ];
+    for make in engines {
+        let (one, mut other) = tcp_pair();
+        // In the middle of a payload both ways, with a peer that takes a little now and then.
+        other.write_all(ChunkHeader::host_to_device(5, 1 << 20).as_bytes()).unwrap();
+        other.write_all(&[1; 1000]).unwrap();
+        let slow = std::thread::spawn(move || {
+            let mut piece = [0; 1000];
+            while other.read(&mut piece).is_ok_and(|got| got != 0) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let end = End::new(make(one));
+        let bytes = vec![0; 512 << 20];
+        end.send(1, 0, &bytes);
+        end.lane.shutdown();
+        assert!(end.news.recv_timeout(Duration::from_millis(100)).is_err(), "nothing to abort");
+        end.lane.abort();
+        let why = end.until_closed();
+        assert!(matches!(why, LinkError::Closed { how: Closing::Here, .. }), "{why}");
+        end.lane.join();
+        slow.join().unwrap();
+    }
+}
+
+/// Registers memory on a zero-copy lane and sends from it.
+fn register_and_send() -> Result<bool, LinkError> {
+    let memory = Noise::new(1).bytes(4 << 20);
     let (one, other) = tcp_pair();
     let one = End::new(engine(one, Engine::IoUring, ZeroCopy::Always));
     let other = End::new(poll(other));

@@ -38,6 +38,9 @@ impl PollBulk {
     fn carry(&mut self, outbox: &Outbox, sink: &mut dyn BulkSink) -> Result<LinkError, LinkError> {
         let mut last_progress = Instant::now();
         loop {
+            if outbox.is_aborted() {
+                return Ok(LinkError::Closed { peer: self.socket.peer.clone(), how: Closing::Here });
+            }
             let stopping = outbox.is_stopping();
             self.sender.take_from(outbox)?;
             if stopping {

@@ -139,6 +139,9 @@ impl RingBulk {
         self.ring.enable()?;
         let mut last_progress = Instant::now();
         loop {
+            if outbox.is_aborted() {
+                return Ok(LinkError::Closed { peer: self.socket.peer.clone(), how: Closing::Here });
+            }
             let stopping = outbox.is_stopping();
             self.touched.sender.take_from(outbox)?;
             if stopping {

@@ -105,7 +105,7 @@ pub(crate) fn connect() -> Result<Runtime, CUresult> {
         descriptors.extend_from_slice(handle.descriptors());
         lanes.push(handle);
     }
-    let _ = session.bulk.set(lanes);
+    session.set_bulk(lanes);
     let pumped = session.clone();
     quiet_thread("fusewire-io", move || helm::run(lane, &pumped, spin))
         .map_err(|error| none(quiet, &format!("starting the I/O thread failed: {error}")))?;

@@ -1,6 +1,6 @@
 //! What stands behind the API functions: the session, and all that the client knows without asking.
 //!
-//! * [`session`], [`pump`], [`helm`], [`transfer`], [`host_functions`] — talking to the server.
+//! * [`session`], [`pump`], [`helm`], [`transfer`], [`host_functions`], [`ending`] — talking to the server.
 //! * [`handles`], [`objects`] — what the program holds.
 //! * [`current`] — the calling thread's context and streams.
 //! * [`memory`], [`memory_state`], [`kept`], [`mirror`] — addresses, allocation, host memory that kernels use.
@@ -12,6 +12,7 @@ pub(crate) mod capture;
 pub(crate) mod connect;
 pub(crate) mod copies;
 pub(crate) mod current;
+pub(crate) mod ending;
 pub(crate) mod graphs;
 pub(crate) mod handles;
 pub(crate) mod helm;

@@ -435,6 +435,7 @@ pub(crate) struct Landings {
 
 impl Landings {
     pub(crate) fn new(session: Arc<Session>, lane: usize, compress: Compress) -> Self {
+        session.lane_opened();
         let (compressor, expander) = (Compressor::new(compress), Expander::default());
         Self { session, lane, receiving: None, compressor, expander }
     }
@@ -501,9 +502,16 @@ impl BulkSink for Landings {
     fn closed(&mut self, why: LinkError) {
         // A session that ends closes all its connections, and only the command lane says why: it goes first.
         let until = Instant::now() + COMMAND_LANE_FIRST;
-        while self.session.check().is_ok() && Instant::now() < until {
+        while !self.session.is_lost() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(5));
         }
         self.session.lose(&why.to_string());
+    }
+}
+
+/// The lane's thread gives its sink up as its last act, or as it dies.
+impl Drop for Landings {
+    fn drop(&mut self) {
+        self.session.lane_closed();
     }
 }

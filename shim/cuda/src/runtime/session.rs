@@ -23,11 +23,10 @@ use fusewire_wire::ops::{AsyncRecord, Record, SyncRecord};
 use fusewire_wire::session::{Outbox, OutboxConfig};
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::abi::result::{
-    CUDA_ERROR_DEVICE_UNAVAILABLE, CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_UNKNOWN, CUDA_SUCCESS,
-};
+use crate::abi::result::{CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_UNKNOWN, CUDA_SUCCESS};
 use crate::abi::types::CUresult;
 
+use super::ending::Ending;
 use super::helm::Helm;
 use super::memory::Share;
 use super::mirror;
@@ -227,13 +226,13 @@ pub(crate) struct Lane {
 }
 
 pub(crate) struct Session {
-    lane: Mutex<Lane>,
+    pub(super) lane: Mutex<Lane>,
     /// Something was published since the I/O thread last looked: it takes the lane only then.
     gathered: AtomicBool,
     /// Somebody waits for what has been published: it is not to wait for company.
     urgent: AtomicBool,
     /// The peer has acknowledged something: there may be room again.
-    room: Condvar,
+    pub(super) room: Condvar,
     pub(crate) pending: Mutex<HashMap<u64, Pending>>,
     /// Copies into host memory that are pending; none, and no source needs a look.
     pub(crate) copies_out: AtomicUsize,
@@ -241,7 +240,7 @@ pub(crate) struct Session {
     pub(crate) owed: mirror::Owed,
     pub(crate) helm: Helm,
     pub(crate) waker: OnceLock<Waker>,
-    pub(crate) bulk: OnceLock<Vec<BulkHandle>>,
+    pub(super) bulk: OnceLock<Vec<BulkHandle>>,
     /// Chunks that have landed, by lane.
     pub(crate) landed: [AtomicU64; MAX_LANES],
     /// The I/O thread holds events back until more has landed.
@@ -253,8 +252,9 @@ pub(crate) struct Session {
     concurrent: AtomicBool,
     /// Number of the last operation that did not count as work on the first stream.
     last_quiet: AtomicU64,
+    pub(super) ending: Mutex<Ending>,
     /// Not 0: the session is over, and this is what every call gives.
-    lost: AtomicU32,
+    pub(super) lost: AtomicU32,
     pub(crate) quiet: bool,
     /// The server keeps images, and may be asked for one by its hash.
     pub(crate) keeps_images: bool,
@@ -294,6 +294,7 @@ impl Session {
             several: OnceLock::new(),
             concurrent: AtomicBool::new(false),
             last_quiet: AtomicU64::new(0),
+            ending: Mutex::default(),
             lost: AtomicU32::new(CUDA_SUCCESS),
             quiet,
             keeps_images: false,
@@ -756,35 +757,6 @@ impl Session {
         if let Some(bulk) = self.bulk.get() {
             self.transfers.push(bulk);
         }
-    }
-
-    /// Ends the session: everything that waits gets `CUDA_ERROR_DEVICE_UNAVAILABLE`, and every later call.
-    pub(crate) fn lose(&self, why: &str) {
-        let first = self.lost.compare_exchange(CUDA_SUCCESS, CUDA_ERROR_DEVICE_UNAVAILABLE, Relaxed, Relaxed);
-        if first.is_err() {
-            return;
-        }
-        super::process::session_over();
-        if !self.quiet {
-            eprintln!(
-                "fusewire: the session with the GPU server is lost: {why}; every CUDA call now returns CUDA_ERROR_DEVICE_UNAVAILABLE (46). Start the program again; if it happens again, look at the server's log."
-            );
-        }
-        // A caller that found the session alive enters its pending operation under the lane's lock.
-        drop(lock(&self.lane));
-        self.room.notify_all();
-        let pending = std::mem::take(&mut *lock(&self.pending));
-        for (number, pending) in pending {
-            match pending {
-                Pending::Call(waiter) | Pending::Query(waiter, _) => {
-                    waiter.complete(CUDA_ERROR_DEVICE_UNAVAILABLE, Vec::new());
-                }
-                Pending::CopyOut(copy) => copy.complete(number, CUDA_ERROR_DEVICE_UNAVAILABLE),
-                Pending::Event(event, _) => event.reach(number, CUDA_ERROR_DEVICE_UNAVAILABLE),
-                Pending::Reclaim(_) | Pending::HostFunction { .. } | Pending::Watch(_) => {}
-            }
-        }
-        self.transfers.abandon();
     }
 }
 

@@ -162,7 +162,7 @@ impl Transfers {
             .collect()
     }
 
-    /// The session is over: nobody needs to wait any more.
+    /// The session is over, and no lane holds a chunk any more: nobody needs to wait.
     pub(crate) fn abandon(&self) {
         let mut queue = lock(&self.queue);
         queue.over = true;
