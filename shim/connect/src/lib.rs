@@ -2,7 +2,7 @@
 //!
 //! [`Config::from_env`] reads the settings that `fusewire run` made,
 //! [`open_session`] opens the connections of a session, [`query`] asks a server
-//! what it has. Plain blocking `std::net`: this runs inside other people's
+//! what it has. Plain blocking sockets: this runs inside other people's
 //! programs, before there is anything to be fast about, and must need nothing
 //! but glibc.
 //!

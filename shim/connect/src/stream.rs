@@ -4,10 +4,12 @@ use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use fusewire_wire::error::ProtocolError;
 use fusewire_wire::hello::{HELLO_MAGIC, Opening, PROTOCOL_VERSION};
+use socket2::{Domain, SockAddr, Socket, Type};
 use zerocopy::FromBytes;
 
 use crate::{Config, ConnectError};
@@ -85,7 +87,7 @@ impl<'c> Greeting<'c> {
         let server = &config.server;
         let failed = |error| ConnectError::Connect { server: server.clone(), error };
         if let Some(path) = config.socket_path() {
-            let stream = Stream::Unix(UnixStream::connect(path).map_err(failed)?);
+            let stream = Stream::Unix(connect_unix(path, config.timeout).map_err(failed)?);
             return Ok(Self { stream, config, deadline: Instant::now() + config.timeout });
         }
         let addresses: Vec<_> = server
@@ -190,6 +192,25 @@ impl<'c> Greeting<'c> {
 
     fn not_fusewire(&self, what: &dyn ToString) -> ConnectError {
         ConnectError::NotFusewire { server: self.config.server.clone(), what: what.to_string() }
+    }
+}
+
+/// Connects to a server on this host, of which nobody may be accepting: its queue may be full then.
+fn connect_unix(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
+    let deadline = Instant::now() + timeout;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    let address = SockAddr::unix(path)?;
+    loop {
+        // It bounds the connecting, too. Without blocking a full queue would be an error at once.
+        socket.set_write_timeout(Some(left(deadline)))?;
+        match socket.connect(&address) {
+            Ok(()) => return Ok(OwnedFd::from(socket).into()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "connection timed out"));
+            }
+            Err(error) => return Err(error),
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use fusewire_connect::{Config, ConnectError, Stream, open_session, query};
 use fusewire_wire::hello::{Hello, PROTOCOL_VERSION, Refusal, RefusedReason, Welcome};
 use fusewire_wire::inventory::Inventory;
+use socket2::{Domain, SockAddr, Socket, Type};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// A server that does `act` with each connection, in turn.
@@ -61,6 +62,37 @@ fn nobody_listens() {
     let (error, text) = fails(&config);
     assert!(matches!(error, ConnectError::Connect { .. }), "{text}");
     assert!(text.contains(&port.to_string()) && text.contains("fusewire serve"), "{text}");
+}
+
+#[test]
+fn nobody_accepts_on_this_host() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let address = SockAddr::unix(&path).unwrap();
+    let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    listener.bind(&address).unwrap();
+    listener.listen(1).unwrap();
+    let mut waiting = Vec::new();
+    loop {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        match socket.connect(&address) {
+            Ok(()) => waiting.push(socket),
+            Err(_) => break,
+        }
+    }
+    let mut config = Config::for_server(&format!("unix:{}", path.display())).unwrap();
+    config.timeout = Duration::from_millis(400);
+    let asked = thread::spawn(move || {
+        let (error, text) = fails(&config);
+        assert!(matches!(error, ConnectError::Connect { .. }) && text.contains("timed out"), "{text}");
+    });
+    let end = Instant::now() + Duration::from_secs(30);
+    while !asked.is_finished() {
+        assert!(Instant::now() < end, "it waits for ever");
+        thread::sleep(Duration::from_millis(10));
+    }
+    asked.join().unwrap();
 }
 
 #[test]
