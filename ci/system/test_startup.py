@@ -9,7 +9,7 @@ import pathlib
 
 import pytest
 
-from harness import run
+from harness import Client, free_port, run
 
 # Where ci/test puts the runtimes: one folder for each version.
 RUNTIMES = sorted(pathlib.Path(os.environ.get("FUSEWIRE_RUNTIMES", "/nonexistent")).glob("*/**/libcudart.so.1*"))
@@ -88,3 +88,36 @@ def test_static_inside_cupy(server, major):
         env = {"PYTHONPATH": f"{folder}:{pathlib.Path(__file__).parent}"}
     client = run(server, STATIC, major, env=env)
     assert not client.complaints(), client.errors
+
+
+# Both libraries look for a server that is not there: one after the other, or at once.
+NO_SERVER = """
+import ctypes, sys, threading
+cuda, nvml = ctypes.CDLL("libcuda.so.1"), ctypes.CDLL("libnvidia-ml.so.1")
+codes = {}
+line = threading.Barrier(2)
+def start(name):
+    if sys.argv[1] == "both":
+        line.wait()
+    codes[name] = cuda.cuInit(0) if name == "cuda" else nvml.nvmlInit_v2()
+if sys.argv[1] == "both":
+    threads = [threading.Thread(target=start, args=(name,)) for name in ("cuda", "nvml")]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+else:
+    for name in sys.argv[1].split(","):
+        start(name)
+assert codes == {"cuda": 100, "nvml": 9}, codes
+"""
+
+
+@pytest.mark.parametrize("order", ["cuda,nvml", "nvml,cuda", "both"])
+def test_a_program_is_told_once_that_there_is_no_server(order):
+    for _ in range(40 if order == "both" else 1):
+        with Client(f"127.0.0.1:{free_port()}", NO_SERVER, order, stats=False) as client:
+            code, out = client.finish()
+            assert code == 0, out + client.errors
+            complaints = client.complaints()
+        # At the same moment each may think that it is the first; but one of them speaks.
+        assert len(complaints) in ((1, 2) if order == "both" else (1,)), complaints
+        assert all("no Fusewire server answers" in line for line in complaints), complaints

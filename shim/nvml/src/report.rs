@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{LazyLock, Mutex};
 
 static QUIET: LazyLock<bool> = LazyLock::new(|| {
@@ -18,12 +18,13 @@ static SAID_NO_SERVER: AtomicBool = AtomicBool::new(false);
 /// For libcuda.so.1, which says the same.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn fusewire_said_no_server() -> bool {
-    SAID_NO_SERVER.load(Relaxed)
+    SAID_NO_SERVER.load(SeqCst)
 }
 
 /// Why there is no server: one line for the life of the program.
 pub(crate) fn no_server(why: &dyn std::fmt::Display) {
-    if !SAID_NO_SERVER.swap(true, Relaxed) && !fusewire_connect::said_by(c"libcuda.so.1") {
+    // In this order (see `fusewire_connect::said_by`).
+    if !fusewire_connect::said_by(c"libcuda.so.1") && !SAID_NO_SERVER.swap(true, SeqCst) {
         say(&why.to_string());
     }
 }

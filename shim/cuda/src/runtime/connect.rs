@@ -1,7 +1,7 @@
 //! How a session comes to be: find the server, greet it, learn its devices, start the threads.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -31,12 +31,13 @@ static SAID_NO_SERVER: AtomicBool = AtomicBool::new(false);
 /// For libnvidia-ml.so.1, which says the same.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn fusewire_said_no_server() -> bool {
-    SAID_NO_SERVER.load(Relaxed)
+    SAID_NO_SERVER.load(SeqCst)
 }
 
 /// Says why there is no device, and gives the code for it.
 fn none(quiet: bool, why: &str) -> CUresult {
-    let told = SAID_NO_SERVER.swap(true, Relaxed) || said_by(c"libnvidia-ml.so.1");
+    // In this order (see `said_by`).
+    let told = SAID_NO_SERVER.swap(true, SeqCst) || said_by(c"libnvidia-ml.so.1");
     if !quiet && !told {
         eprintln!("fusewire: no GPU is available: {why}");
     }
