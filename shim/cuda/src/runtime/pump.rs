@@ -3,6 +3,7 @@
 //! While one batch is on its way the next one gathers. The thread spins briefly after activity, then
 //! sleeps in the kernel until a caller wakes it or the server speaks; with few cores it does not spin.
 
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::fence;
@@ -246,9 +247,7 @@ impl Pump {
         }
         Ok(busy)
     }
-}
 
-impl Pump {
     /// Whether what callers have gathered, if anything, is to be sent now.
     fn is_ripe(&mut self) -> bool {
         if !self.session.has_gathered() {
@@ -305,9 +304,8 @@ impl Sink for Events {
 impl Events {
     fn event(&mut self, event: &Event<'_>) -> Flow {
         let session = &self.session;
-        let take = |number: u64| lock(&session.pending).remove(&number);
         match event {
-            Event::Reply(reply, body) => match take(reply.number) {
+            Event::Reply(reply, body) => match self.pending(reply.number) {
                 Some(Pending::Call(waiter)) => {
                     let tail = reply.tail_bytes as usize;
                     let fixed = body.len().saturating_sub(tail.next_multiple_of(8));
@@ -332,18 +330,15 @@ impl Events {
                 if super::log::traces() {
                     eprintln!("fusewire: operation {} failed with {}", failed.number, failed.status);
                 }
-                if self.copied(failed.number, failed.status) {
-                    return Flow::Continue;
-                }
-                match take(failed.number) {
+                match self.pending(failed.number) {
+                    Some(Pending::CopyOut(copy)) => self.copied(&copy, failed.number, failed.status),
                     Some(Pending::Event(event, _)) => event.reach(failed.number, failed.status),
                     Some(Pending::Call(waiter) | Pending::Query(waiter, _)) => {
                         waiter.complete(failed.status, Vec::new());
                     }
                     Some(Pending::Watch(stream)) => unwatch(&stream, failed.number),
                     Some(Pending::Reclaim(slot @ Reclaim::Slot(_))) => memory_state::reclaim(slot),
-                    Some(Pending::Reclaim(_) | Pending::HostFunction { .. } | Pending::CopyOut(_)) | None => {
-                    }
+                    Some(Pending::Reclaim(_) | Pending::HostFunction { .. }) | None => {}
                 }
             }
             Event::Credit(credit, _) => {
@@ -381,12 +376,8 @@ impl Events {
     }
 
     fn done(&self, number: u64, status: u32) {
-        if self.copied(number, status) {
-            return;
-        }
-        // Taken out first: what follows takes locks, under which others publish.
-        let pending = lock(&self.session.pending).remove(&number);
-        match pending {
+        match self.pending(number) {
+            Some(Pending::CopyOut(copy)) => self.copied(&copy, number, status),
             Some(Pending::Event(event, stream)) => {
                 if status == CUDA_SUCCESS {
                     stream.finished(number);
@@ -398,22 +389,29 @@ impl Events {
             Some(Pending::Watch(stream)) if status == CUDA_SUCCESS => stream.finished(number),
             // Its context's error has come before this.
             Some(Pending::Watch(stream)) => unwatch(&stream, number),
-            Some(Pending::HostFunction { .. } | Pending::CopyOut(_)) | None => {}
+            Some(Pending::HostFunction { .. }) | None => {}
         }
     }
 
-    /// Ends a copy into host memory, if that is what the operation is. It stays pending until it has been
-    /// unpacked: who frees the memory, or looks for what writes there, finds it until then.
-    fn copied(&self, number: u64, status: u32) -> bool {
-        let copy = match lock(&self.session.pending).get(&number) {
-            Some(Pending::CopyOut(copy)) => copy.clone(),
-            _ => return false,
-        };
+    /// What is pending under a number. It is taken out, since what follows takes locks under which others publish;
+    /// but for a copy into host memory, which stays until it is [`copied`](Self::copied).
+    fn pending(&self, number: u64) -> Option<Pending> {
+        match lock(&self.session.pending).entry(number) {
+            Entry::Occupied(entry) => Some(match entry.get() {
+                Pending::CopyOut(copy) => Pending::CopyOut(copy.clone()),
+                _ => entry.remove(),
+            }),
+            Entry::Vacant(_) => None,
+        }
+    }
+
+    /// Ends a copy into host memory. It stays pending until it has been unpacked: who frees the memory, or looks
+    /// for what writes there, finds it until then.
+    fn copied(&self, copy: &CopyOut, number: u64, status: u32) {
         copy.complete(number, status);
         if lock(&self.session.pending).remove(&number).is_some() {
             self.session.copies_out.fetch_sub(1, Release);
         }
-        true
     }
 }
 

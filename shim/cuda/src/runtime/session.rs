@@ -102,9 +102,8 @@ impl Waiter {
         *answer = Answer { given: true, value: Some((status, body)) };
         drop(answer);
         self.ready.store(true, Release);
-        // A caller that found no answer has said, under the lock, that it sleeps.
+        // A caller that found no answer, which it looked for under the lock, said so there before it slept.
         if self.asleep.load(Acquire) {
-            drop(lock(&self.answer));
             self.changed.notify_all();
         }
     }
