@@ -40,10 +40,24 @@ pub(crate) fn somewhere(runtime: &Runtime) -> Result<Arc<Context>, CUresult> {
     }
 }
 
-fn load(runtime: &Runtime, library: *mut CUlibrary, image: &[u8], options: &Options) -> Result<(), CUresult> {
+/// What the program wants of the compiler: `count` options and values.
+struct Jit {
+    count: u32,
+    options: *const u32,
+    values: *mut *mut c_void,
+}
+
+/// Library options say who keeps the image: here it is always copied.
+///
+/// # Safety
+/// `library`: room for one handle. `jit`: arrays of `count` elements.
+unsafe fn load(runtime: &Runtime, library: *mut CUlibrary, image: &[u8], jit: &Jit) -> Result<(), CUresult> {
+    need(library)?;
+    // SAFETY: the caller's promise.
+    let options = unsafe { Options::read(jit.count, jit.options, jit.values) }?;
     let context = somewhere(runtime)?;
     let count = options.count();
-    let (handle, known) = images::load(runtime, image, options, context.device, |library, blob| {
+    let (handle, known) = images::load(runtime, image, &options, context.device, |library, blob| {
         LibraryLoad { library, context: context.handle, blob, options: count, library_options: 0 }
     })?;
     let made = Library {
@@ -55,7 +69,7 @@ fn load(runtime: &Runtime, library: *mut CUlibrary, image: &[u8], options: &Opti
         globals: Mutex::new(HashMap::new()),
     };
     handles::fill(handle, Object::Library(Arc::new(made)));
-    // SAFETY: the program's pointer, for one value.
+    // SAFETY: the caller's promise.
     unsafe { give(library, handles::pointer(handle)) }
 }
 
@@ -73,13 +87,9 @@ pub unsafe extern "C" fn cuLibraryLoadData(
     _count: u32,
 ) -> CUresult {
     runtime::call(counter!("cuLibraryLoadData"), |runtime| {
-        need(library)?;
-        // SAFETY: the program's pointer to a whole image.
-        let image = unsafe { images::read(code) }?;
-        // SAFETY: the program's arrays of `jit_count` elements.
-        let options = unsafe { Options::read(jit_count, jit_options, jit_values) }?;
-        // Library options say who keeps the image: here it is always copied.
-        load(runtime, library, image, &options)
+        let jit = Jit { count: jit_count, options: jit_options, values: jit_values };
+        // SAFETY: the program's pointer to a whole image, its arrays, and its pointer for one value.
+        unsafe { load(runtime, library, images::read(code)?, &jit) }
     })
 }
 
@@ -97,12 +107,9 @@ pub unsafe extern "C" fn cuLibraryLoadFromFile(
     _count: u32,
 ) -> CUresult {
     runtime::call(counter!("cuLibraryLoadFromFile"), |runtime| {
-        need(library)?;
-        // SAFETY: the program's C string.
-        let image = unsafe { images::read_file(file) }?;
-        // SAFETY: the program's arrays of `jit_count` elements.
-        let options = unsafe { Options::read(jit_count, jit_options, jit_values) }?;
-        load(runtime, library, &image, &options)
+        let jit = Jit { count: jit_count, options: jit_options, values: jit_values };
+        // SAFETY: the program's C string, its arrays, and its pointer for one value.
+        unsafe { load(runtime, library, &images::read_file(file)?, &jit) }
     })
 }
 
