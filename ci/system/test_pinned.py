@@ -1,6 +1,6 @@
 """Pinned memory that comes and goes while the GPU is busy with something else, and is set."""
 
-from harness import run
+from harness import LINK, Client, run
 
 COMES_AND_GOES = """
 import ctypes, driver
@@ -74,3 +74,41 @@ for turn in range(2):
 
 def test_a_synchronous_memset_of_host_memory_is_done_when_it_returns(server):
     run(server, SET)
+
+
+WORDS = """
+import ctypes, driver
+from ctypes import c_uint, c_uint64
+driver.start()
+stream, memory = driver.stream(), driver.pinned(64)
+at = ctypes.addressof(memory)
+calls = {"cuStreamWaitValue32_v2": 4, "cuStreamWriteValue32_v2": 4,
+         "cuStreamWaitValue64_v2": 8, "cuStreamWriteValue64_v2": 8}
+def code(name, address, value, flags=0):
+    value = (c_uint if calls[name] == 4 else c_uint64)(value)
+    return driver.code_of(driver.call, name, stream, c_uint64(address), value, c_uint(flags))
+for name, size in calls.items():
+    assert code(name, at, 1, flags=8) == driver.INVALID_VALUE
+    assert code(name, at + size // 2, 1) == driver.INVALID_VALUE
+    assert code(name, 1 << 40, 1) == driver.INVALID_VALUE
+print("refused", flush=True)
+input()
+for name, size in calls.items():
+    if "Write" in name:
+        assert code(name, at + 8, 5) == 0
+        assert code(name.replace("Write", "Wait"), at + 8, 5) == 0
+        driver.synchronize(stream)
+        assert bytes(memory)[8:16] == (5).to_bytes(8, "little"), bytes(memory)
+        memory[8] = 0
+"""
+
+
+def test_a_word_that_a_stream_must_not_use_is_refused_before_anything_is_done_for_it(server):
+    with Client(server, WORDS, env={"FUSEWIRE_LOG": "trace"}) as client:
+        assert client.hear() == "refused"
+        assert "are mirrored" not in client.errors
+        client.say("go on")
+        code, out = client.finish()
+        assert code == 0, out + client.errors
+        # Shared memory needs no mirror.
+        assert ("are mirrored" in client.errors) == (LINK == "tcp")

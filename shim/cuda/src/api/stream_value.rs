@@ -10,53 +10,57 @@ use crate::runtime::{self, Runtime, current, mirror};
 
 use super::arguments::need;
 
-/// The word may lie in device memory, or in host memory, which is mirrored then.
-fn check(runtime: &Runtime, stream: &Stream, address: u64, bytes: u32) -> Result<(), CUresult> {
+#[derive(Clone, Copy)]
+enum What {
+    Wait,
+    Write,
+}
+
+/// A word that a stream waits for or writes: 4 or 8 bytes, in device memory or in host memory.
+struct Word {
+    address: u64,
+    value: u64,
+    flags: u32,
+    bytes: u32,
+}
+
+/// The condition in bits 0 and 1, CU_STREAM_WAIT_VALUE_FLUSH in bit 30.
+const WAIT_FLAGS: u32 = 0x4000_0003;
+/// CU_STREAM_WRITE_VALUE_NO_MEMORY_BARRIER.
+const WRITE_FLAGS: u32 = 1;
+
+fn issue(runtime: &Runtime, stream: &Stream, what: What, word: &Word) -> Result<(), CUresult> {
     stream.context.check()?;
-    if !address.is_multiple_of(u64::from(bytes)) {
+    let known = match what {
+        What::Wait => WAIT_FLAGS,
+        What::Write => WRITE_FLAGS,
+    };
+    let &Word { address, value, flags, bytes } = word;
+    if flags & !known != 0 || !address.is_multiple_of(u64::from(bytes)) {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
     let region = runtime.memory.find(address).ok_or(CUDA_ERROR_INVALID_VALUE)?;
-    if region.is_host() {
+    if region.is_host() && address - region.base + u64::from(bytes) > region.bytes {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    }
+    // Host memory that the server does not have.
+    if region.is_host() && !region.is_shared() {
         let mirror = mirror::ensure(runtime, &stream.context, address, u64::from(bytes))?;
         mirror::push(runtime, stream, &mirror)?;
     }
-    Ok(())
-}
-
-fn wait(
-    runtime: &Runtime,
-    stream: &Stream,
-    address: u64,
-    value: u64,
-    flags: u32,
-    bytes: u32,
-) -> Result<(), CUresult> {
-    check(runtime, stream, address, bytes)?;
-    // The condition in bits 0 and 1, CU_STREAM_WAIT_VALUE_FLUSH in bit 30.
-    if flags & !0x4000_0003 != 0 {
-        return Err(CUDA_ERROR_INVALID_VALUE);
-    }
-    let record = StreamWaitValue { stream: stream.handle, address, value, flags, bytes };
-    runtime.session.post_on(stream, &record, &[]).map(drop)
-}
-
-fn write(
-    runtime: &Runtime,
-    stream: &Stream,
-    address: u64,
-    value: u64,
-    flags: u32,
-    bytes: u32,
-) -> Result<(), CUresult> {
-    check(runtime, stream, address, bytes)?;
-    if flags & !1 != 0 {
-        return Err(CUDA_ERROR_INVALID_VALUE);
-    }
-    // The program may take the word for a sign that earlier work is finished.
-    runtime.session.bring_back()?;
-    let record = StreamWriteValue { stream: stream.handle, address, value, flags, bytes };
-    runtime.session.post_on(stream, &record, &[]).map(drop)
+    let posted = match what {
+        What::Wait => {
+            let record = StreamWaitValue { stream: stream.handle, address, value, flags, bytes };
+            runtime.session.post_on(stream, &record, &[])
+        }
+        What::Write => {
+            // The program may take the word for a sign that earlier work is finished.
+            runtime.session.bring_back()?;
+            let record = StreamWriteValue { stream: stream.handle, address, value, flags, bytes };
+            runtime.session.post_on(stream, &record, &[])
+        }
+    };
+    posted.map(drop)
 }
 
 #[unsafe(no_mangle)]
@@ -67,7 +71,8 @@ pub unsafe extern "C" fn cuStreamWaitValue32_v2(
     flags: u32,
 ) -> CUresult {
     runtime::call(counter!("cuStreamWaitValue32_v2"), |runtime| {
-        wait(runtime, &*current::stream(runtime, stream)?, address, u64::from(value), flags, 4)
+        let word = Word { address, value: u64::from(value), flags, bytes: 4 };
+        issue(runtime, &*current::stream(runtime, stream)?, What::Wait, &word)
     })
 }
 
@@ -79,7 +84,8 @@ pub unsafe extern "C" fn cuStreamWaitValue64_v2(
     flags: u32,
 ) -> CUresult {
     runtime::call(counter!("cuStreamWaitValue64_v2"), |runtime| {
-        wait(runtime, &*current::stream(runtime, stream)?, address, value, flags, 8)
+        let word = Word { address, value, flags, bytes: 8 };
+        issue(runtime, &*current::stream(runtime, stream)?, What::Wait, &word)
     })
 }
 
@@ -91,7 +97,8 @@ pub unsafe extern "C" fn cuStreamWriteValue32_v2(
     flags: u32,
 ) -> CUresult {
     runtime::call(counter!("cuStreamWriteValue32_v2"), |runtime| {
-        write(runtime, &*current::stream(runtime, stream)?, address, u64::from(value), flags, 4)
+        let word = Word { address, value: u64::from(value), flags, bytes: 4 };
+        issue(runtime, &*current::stream(runtime, stream)?, What::Write, &word)
     })
 }
 
@@ -103,7 +110,8 @@ pub unsafe extern "C" fn cuStreamWriteValue64_v2(
     flags: u32,
 ) -> CUresult {
     runtime::call(counter!("cuStreamWriteValue64_v2"), |runtime| {
-        write(runtime, &*current::stream(runtime, stream)?, address, value, flags, 8)
+        let word = Word { address, value, flags, bytes: 8 };
+        issue(runtime, &*current::stream(runtime, stream)?, What::Write, &word)
     })
 }
 
@@ -140,11 +148,13 @@ pub unsafe extern "C" fn cuStreamBatchMemOp_v2(
             // SAFETY: the program's array of `count` elements.
             let operation = unsafe { operations.add(n).read() };
             let MemOp { address, value, flags, .. } = operation;
+            let narrow = Word { address, value: value & 0xffff_ffff, flags, bytes: 4 };
+            let wide = Word { address, value, flags, bytes: 8 };
             match operation.operation {
-                1 => wait(runtime, &stream, address, value & 0xffff_ffff, flags, 4)?,
-                2 => write(runtime, &stream, address, value & 0xffff_ffff, flags, 4)?,
-                4 => wait(runtime, &stream, address, value, flags, 8)?,
-                5 => write(runtime, &stream, address, value, flags, 8)?,
+                1 => issue(runtime, &stream, What::Wait, &narrow)?,
+                2 => issue(runtime, &stream, What::Write, &narrow)?,
+                4 => issue(runtime, &stream, What::Wait, &wide)?,
+                5 => issue(runtime, &stream, What::Write, &wide)?,
                 3 | 6 => {}
                 _ => return Err(CUDA_ERROR_NOT_SUPPORTED),
             }
