@@ -6,6 +6,8 @@
 //! programs, before there is anything to be fast about, and must need nothing
 //! but glibc.
 //!
+//! [`log`] says what the user wants said on stderr.
+//!
 //! Everything read here is bounded in size and in time, and every error is one
 //! line that says what was tried and what to do. What travels once a session
 //! is open is the business of `fusewire-link` and `fusewire-wire`.
@@ -15,6 +17,7 @@
 mod config;
 mod error;
 mod greet;
+pub mod log;
 mod said;
 mod stream;
 

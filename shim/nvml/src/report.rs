@@ -1,17 +1,10 @@
 //! What is said on stderr: each thing once, and nothing with `FUSEWIRE_QUIET=1`.
 
 use std::collections::BTreeSet;
-use std::io::Write;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{LazyLock, Mutex};
 
-static QUIET: LazyLock<bool> = LazyLock::new(|| {
-    std::env::var_os("FUSEWIRE_QUIET").is_some_and(|value| !value.is_empty() && value != "0")
-});
-static INFORMS: LazyLock<bool> = LazyLock::new(|| {
-    std::env::var_os("FUSEWIRE_LOG")
-        .is_some_and(|value| ["info", "debug", "trace"].iter().any(|&on| value == on))
-});
+use fusewire_connect::log;
 
 static SAID_NO_SERVER: AtomicBool = AtomicBool::new(false);
 
@@ -25,27 +18,20 @@ pub(crate) extern "C" fn fusewire_said_no_server() -> bool {
 pub(crate) fn no_server(why: &dyn std::fmt::Display) {
     // In this order (see `fusewire_connect::said_by`).
     if !fusewire_connect::said_by(c"libcuda.so.1") && !SAID_NO_SERVER.swap(true, SeqCst) {
-        say(&why.to_string());
+        log::say(&why.to_string());
     }
 }
 
 /// That a function is not carried: with `FUSEWIRE_LOG=info` or more, once for each.
 pub(crate) fn not_carried(function: &'static str) {
     static SAID: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
-    if !*INFORMS {
+    if !log::informs() {
         return;
     }
     // Where another thread is at it (or was, when this process was forked off), nothing is said.
     if let Ok(mut said) = SAID.try_lock()
         && said.insert(function)
     {
-        say(&format!("{function} is not supported; returned NVML_ERROR_NOT_SUPPORTED"));
-    }
-}
-
-fn say(message: &str) {
-    if !*QUIET {
-        // In one piece, so that threads do not mix; and a closed stderr must not become a panic.
-        drop(std::io::stderr().write_all(format!("fusewire: {message}\n").as_bytes()));
+        log::say(&format!("{function} is not supported; returned NVML_ERROR_NOT_SUPPORTED"));
     }
 }

@@ -2,14 +2,11 @@
 
 use std::{
     collections::HashSet,
-    io::Write,
-    sync::{LazyLock, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
 };
 
 use super::{generated::SYMBOLS, result::CUDA_ERROR_NOT_SUPPORTED, types::CUresult};
 
-static QUIET: LazyLock<bool> =
-    LazyLock::new(|| std::env::var_os("FUSEWIRE_QUIET").is_some_and(|value| value == "1"));
 static SAID: Mutex<Option<HashSet<String>>> = Mutex::new(None);
 
 /// What the stub of `SYMBOLS[symbol]` does.
@@ -20,15 +17,14 @@ pub fn not_supported(symbol: usize) -> CUresult {
     CUDA_ERROR_NOT_SUPPORTED
 }
 
-/// Says something on stderr the first time it is said, unless `FUSEWIRE_QUIET=1`.
+/// Says something on stderr the first time it is said, unless nothing is to be said.
 pub fn report(message: &str) {
     let first = SAID
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .get_or_insert_default()
         .insert(message.to_owned());
-    if first && !*QUIET {
-        // In one piece, so that threads do not mix; and a closed stderr must not become a panic.
-        drop(std::io::stderr().write_all(format!("fusewire: {message}\n").as_bytes()));
+    if first {
+        fusewire_connect::log::say(message);
     }
 }

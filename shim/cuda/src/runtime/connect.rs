@@ -24,7 +24,7 @@ use super::memory_state::Memory;
 use super::objects::{Context, Pool};
 use super::pump::Landings;
 use super::session::Session;
-use super::{Runtime, VisibleDevice, process};
+use super::{Runtime, VisibleDevice, log, process};
 
 static SAID_NO_SERVER: AtomicBool = AtomicBool::new(false);
 
@@ -35,21 +35,20 @@ pub(crate) extern "C" fn fusewire_said_no_server() -> bool {
 }
 
 /// Says why there is no device, and gives the code for it.
-fn none(quiet: bool, why: &str) -> CUresult {
+fn none(why: &str) -> CUresult {
     // In this order (see `said_by`).
     let told = SAID_NO_SERVER.swap(true, SeqCst) || said_by(c"libnvidia-ml.so.1");
-    if !quiet && !told {
-        eprintln!("fusewire: no GPU is available: {why}");
+    if !told {
+        log::say(&format!("no GPU is available: {why}"));
     }
     CUDA_ERROR_NO_DEVICE
 }
 
 pub(crate) fn connect() -> Result<Runtime, CUresult> {
-    let quiet = std::env::var_os("FUSEWIRE_QUIET").is_some_and(|value| value == "1");
-    let config = Config::from_env().map_err(|error| none(quiet, &error.to_string()))?;
-    let opened = open_session(&config).map_err(|error| none(quiet, &error.to_string()))?;
+    let config = Config::from_env().map_err(|error| none(&error.to_string()))?;
+    let opened = open_session(&config).map_err(|error| none(&error.to_string()))?;
     let Some(snapshot) = Snapshot::decode(&opened.tail) else {
-        return Err(none(quiet, &format!("{} sent a device snapshot that makes no sense", config.server)));
+        return Err(none(&format!("{} sent a device snapshot that makes no sense", config.server)));
     };
     let welcome = &opened.welcome;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -59,13 +58,13 @@ pub(crate) fn connect() -> Result<Runtime, CUresult> {
         u64::from(welcome.h2d_slots),
         opened.bulk.len(),
         spin,
-        quiet,
+        log::quiet(),
     );
     session.keeps_images = welcome.features & features::IMAGES != 0;
     let session = Arc::new(session);
     let mut descriptors = vec![opened.command.as_fd().as_raw_fd()];
     descriptors.extend(opened.bulk.iter().map(|stream| stream.as_fd().as_raw_fd()));
-    let link = |error: LinkError| none(quiet, &error.to_string());
+    let link = |error: LinkError| none(&error.to_string());
     let has = |feature| welcome.features & feature != 0;
     let pinned = has(features::SHARED_PINNED).then_some(HOST_BYTES);
     let (area, pinned) = if has(features::SHARED_MEMORY) {
@@ -77,8 +76,8 @@ pub(crate) fn connect() -> Result<Runtime, CUresult> {
     };
     descriptors.extend(pinned.iter().map(AsRawFd::as_raw_fd));
     let devices = snapshot.devices.len();
-    let memory = Memory::new(welcome.window_base, welcome.window_bytes, devices, pinned)
-        .map_err(|why| none(quiet, &why))?;
+    let memory =
+        Memory::new(welcome.window_base, welcome.window_bytes, devices, pinned).map_err(|why| none(&why))?;
     let command = OwnedFd::from(opened.command);
     let lane = match &area {
         // The I/O thread does its own spinning.
@@ -109,7 +108,7 @@ pub(crate) fn connect() -> Result<Runtime, CUresult> {
     session.set_bulk(lanes);
     let pumped = session.clone();
     quiet_thread("fusewire-io", move || helm::run(lane, &pumped, spin))
-        .map_err(|error| none(quiet, &format!("starting the I/O thread failed: {error}")))?;
+        .map_err(|error| none(&format!("starting the I/O thread failed: {error}")))?;
     descriptors.sort_unstable();
     descriptors.dedup();
     process::watch_forks(descriptors);

@@ -10,8 +10,8 @@ use fusewire_link::BulkHandle;
 
 use crate::abi::result::{CUDA_ERROR_DEVICE_UNAVAILABLE, CUDA_SUCCESS};
 
-use super::process;
 use super::session::{Pending, Session, lock};
+use super::{log, process};
 
 #[derive(Default)]
 pub(super) struct Ending {
@@ -81,9 +81,11 @@ impl Session {
             return;
         }
         if !self.quiet {
-            eprintln!(
-                "fusewire: the session with the GPU server is lost: {why}; every CUDA call now returns CUDA_ERROR_DEVICE_UNAVAILABLE (46). Start the program again; if it happens again, look at the server's log."
-            );
+            log::say(&format!(
+                "the session with the GPU server is lost: {why}; every CUDA call now returns \
+                 CUDA_ERROR_DEVICE_UNAVAILABLE (46). Start the program again; if it happens again, look at the \
+                 server's log."
+            ));
         }
         // A caller that found the session alive enters its pending operation under the lane's lock.
         drop(lock(&self.lane));

@@ -78,10 +78,10 @@ pub(crate) fn allocate(runtime: &Runtime, bytes: u64) -> Result<Option<(u64, Sha
     made.map(Some).or_else(|code| {
         runtime.session.check()?;
         if !shared.said.swap(true, Relaxed) && log::informs() {
-            eprintln!(
-                "fusewire: {bytes} bytes of pinned memory are not shared with the server (error {code}): what \
-                 is copied from and to such memory goes over the link"
-            );
+            log::say(&format!(
+                "{bytes} bytes of pinned memory are not shared with the server (error {code}): what is copied from \
+                 and to such memory goes over the link"
+            ));
         }
         Ok(None)
     })
