@@ -17,7 +17,6 @@ pub mod function;
 pub mod graph;
 pub mod graph_edges;
 pub mod graph_node;
-pub mod graph_node_params;
 pub mod host_function;
 pub mod host_memory;
 pub mod init;

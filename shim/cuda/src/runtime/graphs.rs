@@ -13,7 +13,7 @@ use fusewire_wire::ops::table::NODE_HANDLE_STEP;
 use crate::abi::result::{CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_UNKNOWN};
 use crate::abi::types::CUresult;
 use crate::api::copy_rect::Memcpy3D;
-use crate::api::graph_node::MemsetParams;
+use crate::api::graph_node::memset::MemsetParams;
 
 use super::handles;
 use super::session::lock;
