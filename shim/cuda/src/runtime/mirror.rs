@@ -205,6 +205,8 @@ impl Run<'_> {
 #[derive(Default)]
 pub(crate) struct Owed {
     any: AtomicBool,
+    /// Something that was brought back was new.
+    changed: Arc<AtomicBool>,
     /// Held while what is owed is published: whoever finds nothing owed can rely on its having been published.
     list: Mutex<Vec<(Arc<Mirror>, Arc<Stream>)>>,
 }
@@ -213,6 +215,11 @@ impl Owed {
     #[inline]
     pub(crate) fn any(&self) -> bool {
         self.any.load(Acquire)
+    }
+
+    /// Whether anything that came back since the last call was new.
+    pub(crate) fn take_changed(&self) -> bool {
+        self.changed.load(Relaxed) && self.changed.swap(false, Relaxed)
     }
 }
 
@@ -261,7 +268,13 @@ fn pull(session: &Session, stream: &Arc<Stream>, mirror: &Arc<Mirror>, room: Roo
     let before = lock(&mirror.shadow).clone();
     let used = before.len();
     let target = mirror.clone();
-    let finish = move |now: &[u8]| merge(&target, &before, now);
+    let changed = session.owed.changed.clone();
+    let finish = move |now: &[u8]| {
+        if before[..] != *now {
+            changed.store(true, Relaxed);
+        }
+        merge(&target, &before, now);
+    };
     let copy = CopyOut {
         stream: stream.clone(),
         bytes: used,

@@ -49,8 +49,9 @@ const MOST: u32 = 16;
 const FULL: usize = 1 << 10;
 
 /// How long what kernels may have changed in mirrored memory waits for somebody to ask for it: a program may look
-/// at the memory without asking.
+/// at the memory without asking. Twice as long after each time that nothing had changed, up to the other.
 const UNASKED: Duration = Duration::from_millis(1);
+const UNASKED_IN_VAIN: Duration = Duration::from_millis(16);
 
 /// How often memory that is kept is looked at while there is other work.
 const LOOK: Duration = Duration::from_secs(1);
@@ -106,6 +107,8 @@ pub(crate) struct Pump {
     looked: Instant,
     /// Since when there have been mirrors that are behind the device.
     owing: Option<Instant>,
+    /// How long that may be the case with nobody asking.
+    unasked: Duration,
 }
 
 impl Pump {
@@ -128,6 +131,7 @@ impl Pump {
             gather: 1,
             looked: Instant::now(),
             owing: None,
+            unasked: UNASKED,
         }
     }
 
@@ -210,13 +214,17 @@ impl Pump {
             return None;
         }
         let since = self.owing.get_or_insert_with(Instant::now).elapsed();
-        if since < UNASKED {
-            return Some(UNASKED.saturating_sub(since));
+        if self.session.owed.take_changed() {
+            self.unasked = UNASKED;
         }
+        if since < self.unasked {
+            return Some(self.unasked.saturating_sub(since));
+        }
+        self.unasked = (self.unasked * 2).min(UNASKED_IN_VAIN);
         self.owing = None;
         // A session that is over is found so in a moment.
         let _ = mirror::bring_back(&self.session, Room::Take);
-        Some(UNASKED)
+        Some(self.unasked)
     }
 
     /// Hands over what callers have gathered. `true` if there was anything.
