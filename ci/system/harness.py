@@ -138,15 +138,17 @@ class Server:
 class Client:
     """A Python program under `fusewire run`, whose stdin and stdout are pipes to the test."""
 
-    def __init__(self, server, program, *arguments, env=None, python=sys.executable, stats=True, command=None):
+    def __init__(self, server, program, *arguments, env=None, python=sys.executable, stats=True, command=None,
+                 lib_dir=None):
         address = server if isinstance(server, str) else server.link
         self.stats_file = tempfile.NamedTemporaryFile(prefix="fusewire-stats-")
         extra = {"FUSEWIRE_STATS": self.stats_file.name} if stats else {}
         extra.update(env or {})
         command = command or [python, "-c", program, *map(str, arguments)]
         self.process = subprocess.Popen(
-            [FUSEWIRE, "run", "--server", address, "--", *command], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(extra), text=True, bufsize=1)
+            [FUSEWIRE, "run", "--server", address, *(["--lib-dir", lib_dir] if lib_dir else []), "--", *command],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(extra), text=True,
+            bufsize=1)
         self.pid = self.process.pid
         self.errors = ""
         self._stderr = threading.Thread(target=self._read_errors, daemon=True)
@@ -196,8 +198,14 @@ class Client:
 
     def stats(self):
         """Calls by function name, from FUSEWIRE_STATS."""
-        text = pathlib.Path(self.stats_file.name).read_text()
-        return {row["name"]: row for row in json.loads(text)["functions"]}
+        return {row["name"]: row for row in self._statistics()["functions"]}
+
+    def batches(self):
+        """Batches sent and received, from FUSEWIRE_STATS."""
+        return self._statistics()["batches"]
+
+    def _statistics(self):
+        return json.loads(pathlib.Path(self.stats_file.name).read_text())
 
     def kill(self):
         if self.process.poll() is None:

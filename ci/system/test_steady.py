@@ -68,12 +68,15 @@ def test_the_statistics(server):
     assert stats["cuMemAlloc_v2"]["local"] + stats["cuMemAlloc_v2"]["sync"] == 2
     assert stats["cuEventQuery"]["local"] == 10
     assert sum(row["sync"] for row in stats.values()) < 20
+    # Sent in batches: the last of them waited for.
+    batches = client.batches()
+    assert 0 < batches["out"] < sum(row["async"] + row["sync"] for row in stats.values()) and batches["in"] > 0
 
 
 def test_the_statistics_as_text(server):
     client = run(server, STEPS, 2, "run", env={"FUSEWIRE_STATS": "1"})
     first, head, *rows = client.complaints()
-    assert "driver calls" in first and "answered in the client" in first, first
+    assert "driver calls" in first and "answered in the client" in first and first.endswith("batches sent"), first
     for column in ("function", "local", "async", "sync", "bytes out", "bytes in", "waited ms"):
         assert column in head
     launches = [row.split() for row in rows if "cuLaunchKernel" in row]

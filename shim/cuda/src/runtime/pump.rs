@@ -189,6 +189,7 @@ impl Pump {
             busy = true;
         }
         if turn.received_bytes != 0 {
+            stats::received_batches(self.inbox.applied());
             self.pulse.heard(self.now());
         }
         if busy || turn.received_bytes != 0 || turn.sent_frames != 0 || turn.woken {
@@ -243,6 +244,7 @@ impl Pump {
             self.gather = if full { (self.gather * MORE).min(MOST) } else { 1 };
             link.send(frame)?;
             self.inbox.ack_sent(applied);
+            stats::sent_batch();
             busy = true;
         }
         let applied = self.inbox.applied();

@@ -273,7 +273,13 @@ impl Session {
     pub(crate) fn new(slot_bytes: usize, slots: u64, lanes: usize, spin: Duration, quiet: bool) -> Self {
         Self {
             lane: Mutex::new(Lane {
-                outbox: Outbox::new(OutboxConfig { window_bytes: 2 * WINDOW, ..OutboxConfig::default() }),
+                // As many buffers are kept as there can be bytes under way: where threads sleep, a batch may be a
+                // single launch, and some hundred of them not yet acknowledged.
+                outbox: Outbox::new(OutboxConfig {
+                    window_bytes: 2 * WINDOW,
+                    pool_bytes: WINDOW,
+                    ..OutboxConfig::default()
+                }),
                 next_chunk: 0,
                 waiting: 0,
             }),

@@ -161,6 +161,19 @@ pub(crate) fn landed(bytes: u32, received: u32) {
     BULK[3].fetch_add(received.into(), Relaxed);
 }
 
+/// Batches of records sent, and received.
+static BATCHES: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+
+/// The I/O thread sends a batch.
+pub(crate) fn sent_batch() {
+    BATCHES[0].fetch_add(1, Relaxed);
+}
+
+/// The I/O thread has received `count` batches so far.
+pub(crate) fn received_batches(count: u64) {
+    BATCHES[1].store(count, Relaxed);
+}
+
 struct Row {
     name: &'static str,
     local: u64,
@@ -206,9 +219,10 @@ pub(crate) fn report(json: bool) -> String {
             );
         }
         let [out, sent, back, received] = BULK.each_ref().map(|count| count.load(Relaxed));
+        let [batches_out, batches_in] = BATCHES.each_ref().map(|count| count.load(Relaxed));
         let _ = writeln!(
             text,
-            "],\"bulk\":{{\"out\":{out},\"sent\":{sent},\"in\":{back},\"received\":{received}}}}}"
+            "],\"bulk\":{{\"out\":{out},\"sent\":{sent},\"in\":{back},\"received\":{received}}},\"batches\":{{\"out\":{batches_out},\"in\":{batches_in}}}}}"
         );
         return text;
     }
@@ -217,8 +231,9 @@ pub(crate) fn report(json: bool) -> String {
     let total = (local + published + waited).max(1);
     let _ = writeln!(
         text,
-        "fusewire: {total} driver calls: {local} answered in the client ({:.1} %), {published} published without waiting, {waited} waited for the server",
-        100.0 * local as f64 / total as f64
+        "fusewire: {total} driver calls: {local} answered in the client ({:.1} %), {published} published without waiting, {waited} waited for the server; {} batches sent",
+        100.0 * local as f64 / total as f64,
+        BATCHES[0].load(Relaxed)
     );
     let [out, sent, back, received] = BULK.each_ref().map(|count| count.load(Relaxed));
     if sent != out || received != back {
