@@ -6,8 +6,8 @@ use super::unit::{Round, Unit, stopper};
 use super::{Fault, Launch, Memory};
 use crate::decode::Patch;
 use std::collections::VecDeque;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
 /// Host threads for one launch, at most.
@@ -39,8 +39,7 @@ pub fn run(l: &Launch<'_>, mem: &dyn Memory) -> Result<(), Fault> {
     };
     let units = volume(l.grid) / volume(l.cluster);
     let threads = volume(l.grid).saturating_mul(volume(l.block));
-    let workers = std::thread::available_parallelism()
-        .map_or(1, usize::from)
+    let workers = processors()
         .min(MAX_WORKERS)
         .min(usize::try_from(units).unwrap_or(MAX_WORKERS))
         .min(usize::try_from(threads / WORTH_A_WORKER).unwrap_or(MAX_WORKERS))
@@ -70,6 +69,12 @@ pub fn run(l: &Launch<'_>, mem: &dyn Memory) -> Result<(), Fault> {
         Err(poisoned) => poisoned.into_inner(),
     };
     fault.map_or(Ok(()), Err)
+}
+
+/// How many there are for this process. Asking reads several files, which takes longer than a short kernel.
+fn processors() -> usize {
+    static COUNT: OnceLock<usize> = OnceLock::new();
+    *COUNT.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
 /// Blocks of a grid, threads of a block. More than fit are as good as endless.
