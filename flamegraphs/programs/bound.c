@@ -1,6 +1,9 @@
 /* A program that is bound by one thing alone: launches, or copies of 64 MiB of pinned memory both ways.
  *
  *     bound launch|bulk SECONDS
+ *
+ * It says "running" when it begins, and then how many operations there were. It ends with its standard input:
+ * the session lives until whoever records has read the samples of both ends.
  */
 #include <dlfcn.h>
 #include <stdint.h>
@@ -45,7 +48,6 @@ int main(int count, char **words) {
         fprintf(stderr, "usage: bound launch|bulk SECONDS\n");
         return 2;
     }
-    double until = now() + atof(words[2]);
     driver = dlopen("libcuda.so.1", RTLD_NOW);
     if (!driver) {
         fprintf(stderr, "bound: %s\n", dlerror());
@@ -80,6 +82,9 @@ int main(int count, char **words) {
     uint32_t c = 3;
     void *parameters[] = {&a, &b, &c};
     unsigned long done = 0;
+    printf("running\n");
+    fflush(stdout);
+    double until = now() + atof(words[2]);
     while (now() < until) {
         if (!strcmp(words[1], "launch")) {
             for (int n = 0; n < BURST; n++, done++)
@@ -92,5 +97,8 @@ int main(int count, char **words) {
         must(synchronize(), "cuCtxSynchronize");
     }
     printf("%lu\n", done);
+    fflush(stdout);
+    while (getchar() != EOF)
+        ;
     return 0;
 }
