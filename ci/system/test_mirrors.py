@@ -21,6 +21,9 @@ def more(by=1, count=1):
 # Whatever tells the program that work is finished shows it what the work has written.
 SEEN = START + """
 device = driver.alloc(4096)
+gate = driver.alloc(4096)
+driver.call("cuMemsetD8_v2", c_uint64(gate), 0, c_size_t(64))
+driver.call("cuCtxSynchronize")
 at = 0
 def after(what):
     global at
@@ -78,7 +81,15 @@ def copied_to_the_device():
     driver.call("cuMemcpyDtoHAsync_v2", back, c_uint64(device), c_size_t(64), stream)
     assert back[0] == at, (back[0], at)
 
-for what in [synchronized, context, event_synchronized, event_polled, stream_polled, copied_from_the_device,
+def seen_before_a_wait():
+    # Nothing of what earlier work has written comes behind the wait: the program may have to see it to end it.
+    driver.call("cuStreamWaitValue32_v2", stream, c_uint64(gate), c_uint(at), 0)
+    nothing_asked()
+    assert numbers[0] == at, (numbers[0], at)
+    driver.call("cuStreamWriteValue32_v2", other, c_uint64(gate), c_uint(at), 0)
+    driver.synchronize(stream)
+
+for what in [seen_before_a_wait, synchronized, context, event_synchronized, event_polled, stream_polled, copied_from_the_device,
              other_stream_synchronized, word_written, host_function, nothing_asked, destroyed, captured_next,
              copied_to_the_device] * 3:
     after(what)
@@ -95,6 +106,24 @@ for turn in range(1, 200):
     assert list(numbers[:2]) == [2 * turn, turn + 1], (turn, list(numbers[:2]))
 """
 
+# What is brought back on one stream has not been written by the program on another.
+APART = START + """
+gate = driver.alloc(4096)
+driver.call("cuMemsetD8_v2", c_uint64(gate), 0, c_size_t(64))
+driver.call("cuCtxSynchronize")
+for turn in range(1, 20):
+    driver.call("cuStreamWaitValue32_v2", other, c_uint64(gate), c_uint(turn), 0)
+    more()
+    numbers[8] = turn
+    driver.launch(add, 1, 1, c_uint64(ctypes.addressof(word)), c_uint(1), c_uint(1), on=other)
+    driver.synchronize(stream)
+    assert numbers[8] == turn, (turn, list(numbers))
+    driver.call("cuStreamWriteValue32_v2", stream, c_uint64(gate), c_uint(turn), 0)
+    driver.synchronize(other)
+    assert (numbers[0], numbers[8]) == (2 * turn, turn), (turn, list(numbers))
+"""
+
+
 def test_the_program_sees_what_finished_work_has_written(server):
     run(server, SEEN)
 
@@ -102,3 +131,6 @@ def test_the_program_sees_what_finished_work_has_written(server):
 def test_neither_end_undoes_what_the_other_wrote(server):
     run(server, BOTH)
 
+
+def test_what_one_stream_brings_back_is_not_what_another_was_sent(server):
+    run(server, APART)

@@ -292,6 +292,8 @@ fn synchronize(runtime: &Runtime, context: &runtime::objects::Context) -> Result
     runtime.captures.unsafe_call()?;
     // Also where nothing is left to wait for: a lost session is an error that stays.
     runtime.session.check()?;
+    // Before it is looked what is finished: what is owed is work on its stream.
+    runtime.session.bring_back()?;
     if !context.is_known_finished() {
         let (number, _, _) =
             runtime.session.call_numbered(&CtxSynchronize { context: context.handle }, &[])?;

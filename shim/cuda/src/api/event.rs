@@ -209,7 +209,12 @@ fn elapsed(runtime: &Runtime, milliseconds: *mut f32, start: CUevent, end: CUeve
     let known =
         lock(&end.state).elapsed.filter(|known| known.start == start.handle && known.records == records);
     let found = match known.filter(|_| !REPLAYED.load(Relaxed)) {
-        Some(known) => known.milliseconds,
+        Some(known) => {
+            // What the server would say first.
+            runtime.session.check()?;
+            end.context.check()?;
+            known.milliseconds
+        }
         None => {
             let op = EventElapsed { start: start.handle, end: end.handle };
             let found = runtime.session.call(&op, &[])?.0.milliseconds;

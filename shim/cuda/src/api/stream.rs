@@ -90,6 +90,8 @@ pub unsafe extern "C" fn cuStreamQuery(stream: CUstream) -> CUresult {
             }
         }
         runtime.session.check()?;
+        // Before it is looked what is finished: what is owed is work on its stream.
+        runtime.session.bring_back()?;
         // First: what is watched may end between the two looks.
         let watched = stream.is_watched();
         if !stream.is_known_finished() {

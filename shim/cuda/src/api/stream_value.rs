@@ -50,6 +50,9 @@ fn issue(runtime: &Runtime, stream: &Stream, what: What, word: &Word) -> Result<
     }
     let posted = match what {
         What::Wait => {
+            // The program may give the sign only when it has seen what earlier work has written, for which it asks
+            // nobody: nothing of that may come behind the wait.
+            runtime.session.bring_back()?;
             let record = StreamWaitValue { stream: stream.handle, address, value, flags, bytes };
             runtime.session.post_on(stream, &record, &[])
         }

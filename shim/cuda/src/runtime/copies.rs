@@ -369,6 +369,8 @@ pub(crate) fn synchronize(runtime: &Runtime, stream: &Arc<Stream>) -> Result<(),
     }
     // Also where nothing is left to wait for: a lost session is an error that stays.
     runtime.session.check()?;
+    // Before it is looked what is finished: what is owed is work on its stream.
+    runtime.session.bring_back()?;
     if !stream.is_known_finished() {
         let (number, _, _) =
             runtime.session.call_numbered(&StreamSynchronize { stream: stream.handle }, &[])?;

@@ -35,7 +35,8 @@ pub(crate) struct Mirror {
     shadow: Mutex<Box<[u8]>>,
     /// How long that part is.
     used: usize,
-    /// Held by who sends changes, until they are published. Taken before `shadow`.
+    /// Held by who sends changes, until they are published, and by who has those of the device's brought back: what
+    /// is agreed on then is what the server has been told. Taken before `shadow`, and after what is owed.
     sending: Mutex<()>,
     /// Changes of the device's that are owed or on their way: bytes that the program has left alone are not sent
     /// then, for the shadow may be behind.
@@ -69,7 +70,7 @@ impl Mirror {
         // SAFETY: as above.
         unsafe { std::ptr::copy_nonoverlapping(source, block.as_mut_ptr(), length) };
         let mut parts: Vec<Range<usize>> = Vec::new();
-        if self.ahead.load(Relaxed) == 0 {
+        if self.ahead.load(Acquire) == 0 {
             parts.push(0..length);
         } else {
             for (n, (new, old)) in block[..length].chunks(WORD).zip(shadow.chunks(WORD)).enumerate() {
@@ -83,6 +84,23 @@ impl Mirror {
         }
         shadow.copy_from_slice(&block[..length]);
         Some((block, parts))
+    }
+}
+
+/// A mirror that the device is ahead of, for as long as this lives: until the change has come, or will not.
+struct Ahead(Arc<Mirror>);
+
+impl Ahead {
+    fn of(mirror: &Arc<Mirror>) -> Self {
+        mirror.ahead.fetch_add(1, Relaxed);
+        Self(mirror.clone())
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        // Behind the merge: who sees this under the shadow's lock sees there what came.
+        self.0.ahead.fetch_sub(1, Release);
     }
 }
 
@@ -151,6 +169,11 @@ pub(crate) fn ensure(
 /// # Errors
 /// When the session is over.
 pub(crate) fn push(runtime: &Runtime, stream: &Stream, mirror: &Mirror) -> Result<(), CUresult> {
+    // What is brought back on another stream may be read there before or after this is written: it is compared with
+    // what there was before, so that neither is taken for a change of the device's.
+    if runtime.session.owed.is_owed_elsewhere(mirror, stream) {
+        runtime.session.bring_back()?;
+    }
     let _sending = lock(&mirror.sending);
     let used = mirror.used;
     let mut run = Run { mirror, at: 0, bytes: Vec::new() };
@@ -208,13 +231,21 @@ pub(crate) struct Owed {
     /// Something that was brought back was new.
     changed: Arc<AtomicBool>,
     /// Held while what is owed is published: whoever finds nothing owed can rely on its having been published.
-    list: Mutex<Vec<(Arc<Mirror>, Arc<Stream>)>>,
+    list: Mutex<Vec<(Ahead, Arc<Stream>)>>,
 }
 
 impl Owed {
     #[inline]
     pub(crate) fn any(&self) -> bool {
         self.any.load(Acquire)
+    }
+
+    /// Whether what another stream may have done to a mirror is still to be asked for.
+    fn is_owed_elsewhere(&self, mirror: &Mirror, stream: &Stream) -> bool {
+        self.any()
+            && lock(&self.list)
+                .iter()
+                .any(|(ahead, on)| std::ptr::eq(&raw const *ahead.0, mirror) && on.handle != stream.handle)
     }
 
     /// Whether anything that came back since the last call was new.
@@ -227,12 +258,10 @@ impl Owed {
 pub(crate) fn owe(session: &Session, stream: &Arc<Stream>, mirrors: &[Arc<Mirror>]) {
     let mut list = lock(&session.owed.list);
     for mirror in mirrors.iter().filter(|mirror| mirror.used != 0) {
-        let known = |(other, on): &(Arc<Mirror>, Arc<Stream>)| {
-            Arc::ptr_eq(other, mirror) && on.handle == stream.handle
-        };
+        let known =
+            |(other, on): &(Ahead, Arc<Stream>)| Arc::ptr_eq(&other.0, mirror) && on.handle == stream.handle;
         if !list.iter().any(known) {
-            mirror.ahead.fetch_add(1, Relaxed);
-            list.push((mirror.clone(), stream.clone()));
+            list.push((Ahead::of(mirror), stream.clone()));
         }
     }
     let first = !list.is_empty() && !session.owed.any.swap(true, Release);
@@ -244,7 +273,7 @@ pub(crate) fn owe(session: &Session, stream: &Arc<Stream>, mirrors: &[Arc<Mirror
 }
 
 /// Publishes the copies that are owed. Only the I/O thread does so without waiting for room, which it makes itself;
-/// it comes back later if somebody else is at it.
+/// it comes back later if somebody else is at it, or is sending changes of the same memory.
 ///
 /// # Errors
 /// When the session is over.
@@ -256,24 +285,38 @@ pub(crate) fn bring_back(session: &Session, room: Room) -> Result<(), CUresult> 
             Err(_) => return Ok(()),
         },
     };
-    for (mirror, stream) in list.drain(..) {
-        pull(session, &stream, &mirror, room)?;
+    let mut left = Vec::new();
+    for (ahead, stream) in list.drain(..) {
+        let mirror = ahead.0.clone();
+        let _sending = match room {
+            Room::Await => lock(&mirror.sending),
+            Room::Take => match mirror.sending.try_lock() {
+                Ok(sending) => sending,
+                Err(_) => {
+                    left.push((ahead, stream));
+                    continue;
+                }
+            },
+        };
+        pull(session, &stream, ahead, room)?;
     }
-    session.owed.any.store(false, Release);
+    *list = left;
+    session.owed.any.store(!list.is_empty(), Release);
     Ok(())
 }
 
-/// Brings back what the device has changed in a mirror, after the last operation on the stream.
-fn pull(session: &Session, stream: &Arc<Stream>, mirror: &Arc<Mirror>, room: Room) -> Result<(), CUresult> {
+/// Brings back what the device has changed in a mirror, after the last operation on the stream. Nobody sends changes
+/// meanwhile.
+fn pull(session: &Session, stream: &Arc<Stream>, ahead: Ahead, room: Room) -> Result<(), CUresult> {
+    let mirror = ahead.0.clone();
     let before = lock(&mirror.shadow).clone();
     let used = before.len();
-    let target = mirror.clone();
     let changed = session.owed.changed.clone();
     let finish = move |now: &[u8]| {
         if before[..] != *now {
             changed.store(true, Relaxed);
         }
-        merge(&target, &before, now);
+        merge(&ahead.0, &before, now);
     };
     let copy = CopyOut {
         stream: stream.clone(),
@@ -289,7 +332,6 @@ fn pull(session: &Session, stream: &Arc<Stream>, mirror: &Arc<Mirror>, room: Roo
 /// Writes what the device changed, `before` to `now`, into the program's memory.
 fn merge(mirror: &Mirror, before: &[u8], now: &[u8]) {
     let mut shadow = lock(&mirror.shadow);
-    mirror.ahead.fetch_sub(1, Relaxed);
     for (block, (old, new)) in before.chunks(64).zip(now.chunks(64)).enumerate() {
         if old == new {
             continue;
@@ -297,9 +339,12 @@ fn merge(mirror: &Mirror, before: &[u8], now: &[u8]) {
         for (n, (old, new)) in old.iter().zip(new).enumerate() {
             if old != new {
                 let at = block * 64 + n;
-                if let Some(byte) = shadow.get_mut(at) {
-                    *byte = *new;
+                let Some(byte) = shadow.get_mut(at) else { continue };
+                // The program's own, sent since: it may be further by now.
+                if *byte == *new {
+                    continue;
                 }
+                *byte = *new;
                 let target = std::ptr::with_exposed_provenance_mut::<u8>(mirror.start as usize + at);
                 // SAFETY: inside the mirror's range, which is mapped: freeing waits for pending copies.
                 unsafe { target.write_volatile(*new) };
@@ -363,6 +408,7 @@ pub(crate) fn pointed_to(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::abi::result::CUDA_SUCCESS;
     use crate::runtime::objects::{Context, StreamKind};
     use crate::runtime::session::Pending;
     use std::time::Duration;
@@ -405,5 +451,57 @@ mod tests {
         memory[8] = 2;
         let whole = |parts: Vec<Range<usize>>| parts.len() == 1 && parts[0] == (0..64);
         assert!(mirror.changed(0, 64).is_some_and(|(_, parts)| whole(parts)));
+    }
+
+    #[test]
+    fn the_device_is_ahead_until_its_changes_have_come_or_will_not() {
+        let session = Session::new(1 << 20, 8, 1, Duration::ZERO, true);
+        let context = Arc::new(Context::new(1, 0, true, 0, 3020));
+        let stream = Arc::new(Stream::new(16, context, StreamKind::Created, 1, 0));
+        let memory = [0u8; 4];
+        let start = memory.as_ptr().expose_provenance() as u64;
+        let mirror = Arc::new(Mirror::new(start, 4, start, 4));
+        let ahead = || mirror.ahead.load(Relaxed);
+        for status in [CUDA_SUCCESS, CUDA_ERROR_INVALID_VALUE] {
+            owe(&session, &stream, std::slice::from_ref(&mirror));
+            session.bring_back().unwrap();
+            assert_eq!(ahead(), 1);
+            for (number, pending) in lock(&session.pending).drain() {
+                let Pending::CopyOut(copy) = pending else { panic!("a copy") };
+                copy.complete(number, status);
+            }
+            assert_eq!(ahead(), 0);
+        }
+    }
+
+    #[test]
+    fn nothing_is_asked_for_while_changes_of_the_same_memory_are_being_sent() {
+        let session = Session::new(1 << 20, 8, 1, Duration::ZERO, true);
+        let context = Arc::new(Context::new(1, 0, true, 0, 3020));
+        let stream = Arc::new(Stream::new(16, context, StreamKind::Created, 1, 0));
+        let mirror = |base| Arc::new(Mirror::new(base, PAGE as usize, base, 4));
+        let (one, two) = (mirror(0x1000), mirror(0x2000));
+        owe(&session, &stream, &[one.clone(), two.clone()]);
+        let sending = lock(&one.sending);
+        bring_back(&session, Room::Take).unwrap();
+        assert_eq!(lock(&session.pending).len(), 1, "that of the other");
+        assert!(session.owed.any());
+        drop(sending);
+        bring_back(&session, Room::Take).unwrap();
+        assert_eq!((lock(&session.pending).len(), session.owed.any()), (2, false));
+    }
+
+    #[test]
+    fn what_the_program_has_sent_since_is_not_the_devices() {
+        let mut memory = [7u8, 0, 0, 0];
+        let start = memory.as_mut_ptr().expose_provenance() as u64;
+        let mirror = Mirror::new(start, 4, start, 4);
+        // It sent a 7 while the copy was under way, which the copy found there, and goes on.
+        assert!(mirror.changed(0, 4).is_some());
+        memory[0] = 8;
+        merge(&mirror, &[0; 4], &[7, 5, 0, 0]);
+        // SAFETY: the array above.
+        let now = unsafe { memory.as_ptr().cast::<[u8; 4]>().read_volatile() };
+        assert_eq!(now, [8, 5, 0, 0]);
     }
 }
