@@ -235,3 +235,30 @@ def test_an_ordinary_end_is_one_line_in_the_log(server):
     assert line.endswith("the program ended"), line
     time.sleep(0.2)
     assert not server.lines("worker:") and len(server.lines("session ")) == 2, server.log()
+
+
+SIGNALS = """
+import ctypes, pathlib, signal, driver
+driver.start()
+stream = driver.stream()
+function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: None)
+memory = driver.alloc(4096)
+for turn in range(400):
+    driver.call("cuMemsetD8Async", ctypes.c_uint64(memory), 0, ctypes.c_size_t(4096), stream)
+    if turn >= 200:
+        driver.call("cuLaunchHostFunc", stream, function, None)
+    driver.synchronize(stream)
+names = set()
+for task in pathlib.Path("/proc/self/task").iterdir():
+    status = dict(line.split(":\\t", 1) for line in (task / "status").read_text().splitlines() if ":\\t" in line)
+    if status["Name"].startswith("fusewire"):
+        names.add(status["Name"])
+        assert int(status["SigBlk"], 16) >> (signal.SIGUSR1 - 1) & 1, status["Name"]
+assert {"fusewire-io", "fusewire-host"} <= names, names
+"""
+
+
+def test_threads_of_ours_take_no_signals_of_the_programs(server):
+    # Also where a thread of the program's finds that one is wanted.
+    for spin in ["0", "2000"]:
+        run(server, SIGNALS, env={"FUSEWIRE_SPIN_US": spin})

@@ -127,8 +127,8 @@ fn spin_time(cores: usize) -> Duration {
     Duration::from_micros(chosen.unwrap_or(if cores > 2 { 100 } else { 0 }))
 }
 
-/// Starts a thread that takes no signals meant for the program.
-fn quiet_thread(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+/// Starts a thread that takes no signals meant for the program, whoever starts it.
+pub(super) fn quiet_thread(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     // SAFETY: all zero is a valid signal set, and it is filled in below.
     let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };
     let mut before = all;

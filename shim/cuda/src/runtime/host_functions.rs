@@ -7,6 +7,7 @@ use fusewire_wire::ops::table::HostFuncDone;
 
 use crate::abi::result::CUDA_SUCCESS;
 
+use super::connect::quiet_thread;
 use super::handles;
 use super::objects::{HostCode, HostFunction};
 use super::session::{Pending, Session, lock};
@@ -31,7 +32,8 @@ impl HostThread {
         if self.queue.is_none() {
             let (sender, receiver) = channel::<(u64, HostFunction, bool)>();
             let session = self.session.clone();
-            let started = std::thread::Builder::new().name("fusewire-host".into()).spawn(move || {
+            // We may be on a thread of the program's, which turns the lane.
+            let started = quiet_thread("fusewire-host", move || {
                 for (number, function, again) in receiver {
                     run(&function);
                     // Pending until here: a copy that reads what it writes has to wait for it.
@@ -43,7 +45,7 @@ impl HostThread {
                 }
             });
             match started {
-                Ok(_) => self.queue = Some(sender),
+                Ok(()) => self.queue = Some(sender),
                 Err(error) => {
                     self.session.lose(&format!("starting the thread for host functions failed: {error}"));
                     return;
