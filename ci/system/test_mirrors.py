@@ -134,3 +134,36 @@ def test_neither_end_undoes_what_the_other_wrote(server):
 
 def test_what_one_stream_brings_back_is_not_what_another_was_sent(server):
     run(server, APART)
+
+
+FREED = """
+import ctypes, threading, time, driver
+from ctypes import c_size_t, c_uint, c_uint64
+driver.start()
+gate, source = driver.alloc(4096), driver.alloc(1 << 20)
+driver.call("cuMemsetD8_v2", c_uint64(gate), 0, c_size_t(64))
+driver.call("cuMemsetD8_v2", c_uint64(source), 7, c_size_t(1 << 20))
+driver.call("cuCtxSynchronize")
+context = ctypes.c_void_p()
+driver.call("cuCtxGetCurrent", ctypes.byref(context))
+other = driver.stream()
+for turn in range(1, 4):
+    stream, word = driver.stream(), ctypes.c_void_p()
+    driver.call("cuMemHostAlloc", ctypes.byref(word), c_size_t(1 << 20), 0)
+    driver.call("cuStreamWaitValue32_v2", stream, c_uint64(gate), c_uint(turn), 0)
+    driver.call("cuMemcpyDtoHAsync_v2", word, c_uint64(source), c_size_t(1 << 20), stream)
+    driver.call("cuStreamDestroy_v2", stream)
+    def open_gate():
+        time.sleep(0.2)
+        driver.call("cuCtxSetCurrent", context)
+        driver.call("cuStreamWriteValue32_v2", other, c_uint64(gate), c_uint(turn), 0)
+    opening = threading.Thread(target=open_gate)
+    opening.start()
+    driver.call("cuMemFreeHost", word)
+    opening.join()
+    driver.call("cuCtxSynchronize")
+"""
+
+
+def test_memory_that_a_stream_which_is_gone_still_writes_is_not_freed_before(server):
+    run(server, FREED)

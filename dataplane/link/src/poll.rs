@@ -16,7 +16,8 @@ pub(crate) struct Seen {
     pub(crate) waker: bool,
 }
 
-/// Waits for something to receive on `socket` (negative for none), for room if `to_send`, and for `waker` if there is one, but not longer than `limit`.
+/// Waits for something to receive on `socket` (negative for none), for room if `to_send`, and for `waker` if there is
+/// one, but not longer than `limit`.
 pub(crate) fn wait(
     socket: RawFd,
     to_send: bool,

@@ -1,8 +1,8 @@
 //! Images on their way to the driver: as they come in parts, or by their name from the cache.
 //!
 //! A blob that was only named becomes an image when the cache has it; else its parts may follow. It is kept once
-//! the driver has accepted it. The driver reads an image where it lies here, so it stays as it is for as long as the driver may
-//! look at it. What the driver makes of images is in [`super::modules`], how they are kept in
+//! the driver has accepted it. The driver reads an image where it lies here, so it stays as it is for as long as the
+//! driver may look at it. What the driver makes of images is in [`super::modules`], how they are kept in
 //! [`super::image_cache`].
 
 use std::ffi::c_void;

@@ -476,8 +476,12 @@ pub(crate) fn settle(runtime: &Runtime, base: u64, bytes: u64) {
         transfer.wait();
     }
     for stream in writers(runtime, base, bytes) {
-        // An error there is the stream's to report.
-        let _ = super::copies::synchronize(runtime, &stream);
+        // An error there is the stream's to report. One that is gone is not to be synchronised, and its copy comes
+        // all the same. (While something is captured the context is not known to be finished.)
+        let ended = super::copies::synchronize(runtime, &stream);
+        if ended.is_err() && !runtime.captures.any() {
+            runtime.session.wait_for_context(&stream.context);
+        }
     }
 }
 

@@ -403,7 +403,7 @@ impl Session {
 
     /// Waits until all that the context was given before is finished. By a fence, and not by a synchronisation of
     /// streams: the server grants one whatever has become of them, or of the context.
-    fn wait_for_context(&self, context: &Context) {
+    pub(crate) fn wait_for_context(&self, context: &Context) {
         let waiter = Waiter::new();
         let mine = waiter.clone();
         let fence = Fence { context: context.handle };
