@@ -22,10 +22,15 @@ pub const LEAST_BYTES: usize = 16 << 10;
 
 /// Words in a table at most.
 const COLOURS: usize = 256;
-/// Pairs of slots in the encoder's hash table, as a power of two.
-const PAIR_BITS: u32 = 10;
-/// A word to fill empty slots with.
-const STRANGER: u32 = 0x5a5a_5a5a;
+/// Entries of the encoder's table, as a power of two: with the words of a batch it fits a core's nearest cache.
+const TABLE_BITS: u32 = 14;
+/// Words that are looked up at once, before it is asked whether all of them were found.
+const BATCH: usize = 64;
+/// Words looked for in the list of the homeless before other multipliers are tried: at first, and then.
+const PATIENCE: usize = 32;
+const LONG_PATIENCE: usize = 512;
+/// Multipliers that are tried each time.
+const MULTIPLIERS: usize = 16;
 /// A palette of fewer words than this is not worth its table.
 const LEAST_WORDS: usize = 1024;
 /// Bytes that are taken as they are when a table has overflowed too early: the first time, and at most.
@@ -49,81 +54,168 @@ struct BlockHead {
 
 const HEAD: usize = size_of::<BlockHead>();
 
-/// Words seen so far, by their hash. A word lies in one of the two slots of its pair, so that it is found without
-/// a branch that depends on the data; the few for which there is no room there lie in a list.
+/// Words seen so far, by their hash. Each has an entry of the table to itself, so that a word is found without a
+/// branch that depends on the data; those whose entry was taken lie in a list, until a multiplier is found with
+/// which there are none, or hardly any.
 struct Palette {
-    /// The word in the upper half, its index in the lower.
-    slots: [u64; 2 << PAIR_BITS],
+    /// Indices by hash: 0 where there is none, which the word there contradicts.
+    table: [u8; 1 << TABLE_BITS],
     words: [u32; COLOURS],
+    /// At least one, or nothing would contradict an empty entry.
     count: usize,
-    /// Indices of the words that have no slot.
+    multiplier: u32,
+    /// Indices of the words that have no entry.
     homeless: [u8; COLOURS],
     homeless_count: usize,
+    /// Words still to be looked for among those.
+    patience: usize,
 }
 
 impl Palette {
     fn new() -> Self {
-        let mut palette = Self {
-            slots: [0; 2 << PAIR_BITS],
+        Self {
+            table: [0; 1 << TABLE_BITS],
             words: [0; COLOURS],
-            count: 0,
+            count: 1,
+            multiplier: 0x9e37_79b1,
             homeless: [0; COLOURS],
             homeless_count: 0,
-        };
-        palette.clear();
-        palette
+            patience: PATIENCE,
+        }
     }
 
-    fn clear(&mut self) {
-        // An empty slot holds a word that belongs elsewhere, so it is equal to none that is looked for there.
-        self.slots.fill(u64::from(STRANGER) << 32);
-        let pair = Self::pair(STRANGER);
-        for other in 0.. {
-            if Self::pair(other) != pair {
-                self.slots[pair] = u64::from(other) << 32;
-                self.slots[pair + 1] = u64::from(other) << 32;
-                break;
+    /// Forgets all words and begins with this one.
+    fn restart(&mut self, first: u32) {
+        self.empty_table(self.count);
+        self.words[0] = first;
+        self.count = 1;
+        self.homeless_count = 0;
+        self.patience = PATIENCE;
+    }
+
+    /// Takes the first so many words out of the table: far fewer stores than filling it anew.
+    fn empty_table(&mut self, count: usize) {
+        for &word in &self.words[..count] {
+            self.table[Self::hash(word, self.multiplier)] = 0;
+        }
+    }
+
+    #[inline]
+    fn hash(word: u32, multiplier: u32) -> usize {
+        (word.wrapping_mul(multiplier) >> (32 - TABLE_BITS)) as usize
+    }
+
+    /// Gives the words' indices; `false`: some of them are wrong.
+    #[inline]
+    fn indices<const WIDTH: usize>(&self, from: &[[u8; WIDTH]; BATCH], to: &mut [u8; BATCH]) -> bool {
+        let mut difference = 0;
+        for (bytes, place) in from.iter().zip(to) {
+            let word = word(bytes);
+            let index = self.table[Self::hash(word, self.multiplier)];
+            *place = index;
+            difference |= self.words[usize::from(index)] ^ word;
+        }
+        difference == 0
+    }
+
+    /// Begins anew and gives the indices of the first so many words, as many as fit into one table.
+    fn fill<const WIDTH: usize>(&mut self, from: &[[u8; WIDTH]], to: &mut [u8]) -> usize {
+        let Some(first) = from.first() else { return 0 };
+        self.restart(word(first));
+        let mut count = 0;
+        for (batch, places) in from.as_chunks::<BATCH>().0.iter().zip(to.as_chunks_mut::<BATCH>().0) {
+            let done = if self.indices(batch, places) { BATCH } else { self.add(batch, places) };
+            count += done;
+            if done < BATCH {
+                return count;
             }
         }
-        self.count = 0;
-        self.homeless_count = 0;
+        count + self.add(&from[count..], to.get_mut(count..).unwrap_or_default())
     }
 
-    /// The first slot of the word's pair.
-    #[inline]
-    fn pair(word: u32) -> usize {
-        // Steps between floats are regular; without the shift many of them would share a pair.
-        2 * ((word ^ word >> 15).wrapping_mul(0x9e37_79b1) >> (32 - PAIR_BITS)) as usize
+    /// Gives indices word by word, and takes in new words until there is no more room.
+    #[inline(never)]
+    fn add<const WIDTH: usize>(&mut self, from: &[[u8; WIDTH]], to: &mut [u8]) -> usize {
+        let mut count = 0;
+        for (bytes, place) in from.iter().zip(to) {
+            match self.index(word(bytes)) {
+                Some(index) => *place = index,
+                None => break,
+            }
+            count += 1;
+        }
+        count
     }
 
     /// The index of a word; `None` when it is one too many.
     #[inline]
     fn index(&mut self, word: u32) -> Option<u8> {
-        let pair = Self::pair(word);
-        let second = usize::from((self.slots[pair + 1] >> 32) as u32 == word);
-        let found = self.slots[pair + second];
-        if (found >> 32) as u32 == word { Some(found as u8) } else { self.other_index(pair, word) }
+        let hash = Self::hash(word, self.multiplier);
+        let index = self.table[hash];
+        if self.words[usize::from(index)] == word { Some(index) } else { self.other_index(hash, word) }
     }
 
     #[cold]
     #[inline(never)]
-    fn other_index(&mut self, pair: usize, word: u32) -> Option<u8> {
+    fn other_index(&mut self, hash: usize, word: u32) -> Option<u8> {
         let homeless = self.homeless[..self.homeless_count].iter();
         if let Some(index) = homeless.copied().find(|&index| self.words[usize::from(index)] == word) {
+            match self.patience.checked_sub(1) {
+                Some(less) => self.patience = less,
+                None => self.rehash(),
+            }
             return Some(index);
         }
         let index = u8::try_from(self.count).ok()?;
         self.words[usize::from(index)] = word;
         self.count += 1;
-        let empty = |slot: &u64| Self::pair((slot >> 32) as u32) != pair;
-        match self.slots[pair..pair + 2].iter_mut().find(|slot| empty(slot)) {
-            Some(slot) => *slot = u64::from(word) << 32 | u64::from(index),
-            None => {
-                self.homeless[self.homeless_count] = index;
-                self.homeless_count += 1;
-            }
+        if self.table[hash] == 0 && Self::hash(self.words[0], self.multiplier) != hash {
+            self.table[hash] = index;
+        } else {
+            self.homeless[self.homeless_count] = index;
+            self.homeless_count += 1;
         }
         Some(index)
+    }
+
+    /// Looks for a multiplier that leaves no word without an entry, and takes the best of some.
+    fn rehash(&mut self) {
+        let mut best = (self.homeless_count, self.multiplier);
+        let mut multiplier = self.multiplier;
+        for _ in 0..MULTIPLIERS {
+            multiplier = multiplier.wrapping_mul(0x0019_660d).wrapping_add(0x3c6e_f35e);
+            self.settle(multiplier, best.0);
+            if self.homeless_count < best.0 {
+                best = (self.homeless_count, multiplier);
+            }
+            if best.0 == 0 {
+                break;
+            }
+        }
+        if self.multiplier != best.1 || self.homeless_count != best.0 {
+            self.settle(best.1, COLOURS);
+        }
+        self.patience = LONG_PATIENCE;
+    }
+
+    /// Places all words anew, unless as many as `most` are left over: then some lie nowhere.
+    fn settle(&mut self, multiplier: u32, most: usize) {
+        self.empty_table(self.count);
+        self.multiplier = multiplier;
+        self.homeless_count = 0;
+        let first = Self::hash(self.words[0], multiplier);
+        for (index, &word) in self.words[..self.count].iter().enumerate().skip(1) {
+            let hash = Self::hash(word, multiplier);
+            if self.table[hash] == 0 && hash != first {
+                self.table[hash] = index as u8;
+            } else {
+                self.homeless[self.homeless_count] = index as u8;
+                self.homeless_count += 1;
+                if self.homeless_count == most {
+                    break;
+                }
+            }
+        }
     }
 }
 
@@ -147,21 +239,22 @@ pub fn encode(source: &[u8], out: &mut [u8]) -> Option<usize> {
 
 #[inline]
 fn word<const WIDTH: usize>(bytes: &[u8; WIDTH]) -> u32 {
-    let mut whole = [0; 4];
-    whole[..WIDTH].copy_from_slice(bytes);
-    u32::from_le_bytes(whole)
+    // Not by copying: that is a call of `memcpy` for two bytes, where it is not optimised away.
+    match bytes.first_chunk::<4>() {
+        Some(four) => u32::from_le_bytes(*four),
+        None => bytes.first_chunk::<2>().map_or(0, |two| u32::from(u16::from_le_bytes(*two))),
+    }
 }
 
 /// Whether most of the places that are looked at have few distinct words.
 fn is_promising<const WIDTH: usize>(source: &[u8], palette: &mut Palette) -> bool {
     let (words, _) = source.as_chunks::<WIDTH>();
     let step = words.len() / SAMPLES;
+    let mut indices = [0; SAMPLE_WORDS];
     let mut good = 0;
     for sample in 0..SAMPLES {
-        let some = words.iter().skip(sample * step).take(SAMPLE_WORDS.min(step));
-        palette.clear();
-        let fits = some.into_iter().all(|bytes| palette.index(word(bytes)).is_some());
-        good += usize::from(fits);
+        let some = &words[sample * step..][..SAMPLE_WORDS.min(step)];
+        good += usize::from(palette.fill(some, &mut indices) == some.len());
         if good + (SAMPLES - 1 - sample) < SAMPLES / 2 {
             return false;
         }
@@ -181,15 +274,7 @@ fn encode_words<const WIDTH: usize>(source: &[u8], out: &mut [u8], palette: &mut
     while from < words.len() {
         let head = at;
         let rest = out.get_mut(head + HEAD..)?;
-        palette.clear();
-        let mut count = 0;
-        for (bytes, place) in words[from..].iter().zip(rest.iter_mut()) {
-            match palette.index(word(bytes)) {
-                Some(index) => *place = index,
-                None => break,
-            }
-            count += 1;
-        }
+        let count = palette.fill(&words[from..], rest);
         let saves = palette.count * WIDTH + count < count * WIDTH;
         if !saves || (count < LEAST_WORDS && from + count < words.len()) {
             let taken = (raw_bytes / WIDTH).max(count).min(words.len() - from);
