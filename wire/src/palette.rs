@@ -12,6 +12,8 @@
 //! The encoder starts a new block when a table overflows, so blocks end about where planes do. The decoder
 //! believes nothing: every length and index is checked against what is there.
 
+use std::hint::black_box;
+
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -26,6 +28,8 @@ const COLOURS: usize = 256;
 const TABLE_BITS: u32 = 14;
 /// Words that are looked up at once, before it is asked whether all of them were found.
 const BATCH: usize = 64;
+/// Batches by which memory is fetched ahead.
+const AHEAD: usize = 8;
 /// Words looked for in the list of the homeless before other multipliers are tried: at first, and then.
 const PATIENCE: usize = 32;
 const LONG_PATIENCE: usize = 512;
@@ -123,7 +127,11 @@ impl Palette {
         let Some(first) = from.first() else { return 0 };
         self.restart(word(first));
         let mut count = 0;
-        for (batch, places) in from.as_chunks::<BATCH>().0.iter().zip(to.as_chunks_mut::<BATCH>().0) {
+        let (batches, _) = from.as_chunks::<BATCH>();
+        for (at, (batch, places)) in batches.iter().zip(to.as_chunks_mut::<BATCH>().0).enumerate() {
+            if let Some(ahead) = batches.get(at + AHEAD) {
+                touch(ahead);
+            }
             let done = if self.indices(batch, places) { BATCH } else { self.add(batch, places) };
             count += done;
             if done < BATCH {
@@ -235,6 +243,16 @@ pub fn encode(source: &[u8], out: &mut [u8]) -> Option<usize> {
     } else {
         None
     }
+}
+
+/// Has the batch fetched from memory, without waiting for it: a look at each of its cache lines.
+#[inline]
+fn touch<const WIDTH: usize>(batch: &[[u8; WIDTH]; BATCH]) {
+    let mut all = 0;
+    for bytes in batch.iter().step_by(64 / WIDTH) {
+        all |= bytes[0];
+    }
+    black_box(all);
 }
 
 #[inline]
@@ -390,4 +408,53 @@ fn decode_words<'a, const WIDTH: usize>(
         *place = table[usize::from(index)];
     }
     Some(Ok(rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Words that all belong into the first entry, as long as the first multiplier is used.
+    fn quarrelling() -> Vec<[u8; 4]> {
+        let multiplier = Palette::new().multiplier;
+        let inverse = (0..5).fold(multiplier, |inverse, _| {
+            inverse.wrapping_mul(2_u32.wrapping_sub(multiplier.wrapping_mul(inverse)))
+        });
+        (0..COLOURS as u32).map(|n| n.wrapping_mul(inverse).to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn another_multiplier_is_found_for_words_that_want_one_entry() {
+        let colours = quarrelling();
+        let words = colours.repeat(40);
+        let mut palette = Palette::new();
+        let mut indices = vec![0; words.len()];
+        assert_eq!(palette.fill(&colours, &mut indices), COLOURS);
+        assert_eq!(palette.homeless_count, COLOURS - 1);
+        assert_eq!(palette.fill(&words, &mut indices), words.len());
+        assert!(palette.homeless_count < 8, "{} without an entry", palette.homeless_count);
+        assert!(indices.iter().enumerate().all(|(at, index)| at % COLOURS == usize::from(*index)));
+        // And nothing is left of them when others come.
+        assert_eq!(palette.fill(&[[1; 4], [2; 4]], &mut indices), 2);
+        palette.empty_table(palette.count);
+        assert!(palette.table.iter().all(|index| *index == 0));
+    }
+
+    #[test]
+    fn one_word_too_many_ends_a_table_wherever_it_comes() {
+        let mut palette = Palette::new();
+        for before in 0..3 * BATCH {
+            let mut words = vec![quarrelling()[7]; before];
+            words.extend(quarrelling());
+            let fit = words.len();
+            words.resize(fit + BATCH, [0xff; 4]);
+            let mut indices = vec![0; words.len()];
+            assert_eq!(palette.fill(&words, &mut indices), fit);
+            assert_eq!(
+                palette.fill(&words, &mut indices[..before]),
+                before,
+                "no more than there is room for"
+            );
+        }
+    }
 }
