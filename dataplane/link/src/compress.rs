@@ -46,7 +46,7 @@ const MOST_BUFFERS: usize = 8;
 /// Vain looks after which every 32nd chunk is looked at.
 const MOST_VAIN: u32 = 5;
 /// What the codec is thought to do before it was measured: bytes per second.
-const CODEC_RATE: f64 = 2e9;
+const CODEC_RATE: f64 = 3e9;
 /// What is thought to become of a byte before it was seen.
 const RATIO: f64 = 0.25;
 /// What the rate of a burst counts for, in the rate of a link.
@@ -129,7 +129,8 @@ impl Compressor {
     }
 
     fn buffer(&mut self, length: usize) -> Option<Box<[u8]>> {
-        if let Some(at) = self.spare.iter().position(|buffer| buffer.len() >= length) {
+        // The one that was used last: it is still in the cache.
+        if let Some(at) = self.spare.iter().rposition(|buffer| buffer.len() >= length) {
             return Some(self.spare.swap_remove(at));
         }
         if self.buffers == MOST_BUFFERS {
@@ -222,7 +223,8 @@ impl Decision {
         due
     }
 
-    /// Whether a byte arrives sooner if it is compressed first and sent then.
+    /// Whether a byte arrives sooner if it is compressed first and sent then. Lanes that share a link need not ask
+    /// each other: each sees its share of the link, and what is left of a core for it.
     fn pays(&self, cost: f64) -> bool {
         1.0 / self.codec + self.ratio * cost < (1.0 - self.gain) * cost
     }
