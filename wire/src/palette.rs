@@ -90,16 +90,16 @@ impl Palette {
 
     /// Forgets all words and begins with this one.
     fn restart(&mut self, first: u32) {
-        self.empty_table(self.count);
+        self.empty_table();
         self.words[0] = first;
         self.count = 1;
         self.homeless_count = 0;
         self.patience = PATIENCE;
     }
 
-    /// Takes the first so many words out of the table: far fewer stores than filling it anew.
-    fn empty_table(&mut self, count: usize) {
-        for &word in &self.words[..count] {
+    /// Takes all words out of the table: far fewer stores than filling it anew.
+    fn empty_table(&mut self) {
+        for &word in &self.words[..self.count] {
             self.table[Self::hash(word, self.multiplier)] = 0;
         }
     }
@@ -214,7 +214,7 @@ impl Palette {
 
     /// Places all words anew, unless as many as `most` are left over: then some lie nowhere.
     fn settle(&mut self, multiplier: u32, most: usize) {
-        self.empty_table(self.count);
+        self.empty_table();
         self.multiplier = multiplier;
         self.homeless_count = 0;
         let first = Self::hash(self.words[0], multiplier);
@@ -445,7 +445,7 @@ mod tests {
         assert!(indices.iter().enumerate().all(|(at, index)| at % COLOURS == usize::from(*index)));
         // And nothing is left of them when others come.
         assert_eq!(palette.fill(&[[1; 4], [2; 4]], &mut indices), 2);
-        palette.empty_table(palette.count);
+        palette.empty_table();
         assert!(palette.table.iter().all(|index| *index == 0));
     }
 
