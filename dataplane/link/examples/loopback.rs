@@ -204,7 +204,7 @@ struct End {
 fn end(socket: OwnedFd, engine: Engine, zero_copy: ZeroCopy) -> Result<End, Failure> {
     let (tell, news) = channel();
     let sink = Counter { memory: vec![0; 64 << 20], news: tell };
-    let handle = BulkMover::spawn_on(tcp::bulk_engine(socket, engine, zero_copy)?, None, sink)?;
+    let handle = BulkMover::spawn_on(tcp::bulk_engine(socket, engine, zero_copy)?, Vec::new(), sink)?;
     Ok(End { handle, news })
 }
 

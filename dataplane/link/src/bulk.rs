@@ -170,17 +170,17 @@ impl Outbox {
 pub struct BulkMover;
 
 impl BulkMover {
-    /// Starts a lane over a connected TCP socket (hellos exchanged), its thread bound to `core` if one is
+    /// Starts a lane over a connected TCP socket (hellos exchanged), its thread confined to `cores` if any are
     /// given. The thread sleeps in the kernel when there is nothing to do, and takes no signals.
     ///
     /// # Errors
     /// When threads, descriptors or memory run out. Without `io_uring` the lane runs on `poll(2)`.
     pub fn spawn(
         socket: OwnedFd,
-        core: Option<CoreId>,
+        cores: Vec<CoreId>,
         sink: impl BulkSink + 'static,
     ) -> Result<BulkHandle, LinkError> {
-        Self::spawn_on(tcp::bulk_engine(socket, tcp::Engine::Auto, tcp::ZeroCopy::Auto)?, core, sink)
+        Self::spawn_on(tcp::bulk_engine(socket, tcp::Engine::Auto, tcp::ZeroCopy::Auto)?, cores, sink)
     }
 
     /// Starts a lane on any engine.
@@ -189,7 +189,7 @@ impl BulkMover {
     /// When the thread cannot be started.
     pub fn spawn_on(
         engine: Box<dyn BulkEngine>,
-        core: Option<CoreId>,
+        cores: Vec<CoreId>,
         mut sink: impl BulkSink + 'static,
     ) -> Result<BulkHandle, LinkError> {
         let outbox = Arc::new(Outbox {
@@ -202,10 +202,7 @@ impl BulkMover {
         let descriptors = engine.descriptors();
         let shared = outbox.clone();
         let body = move || {
-            if let Some(core) = core {
-                // Best effort: a container's cpuset may exclude the core.
-                core_affinity::set_for_current(core);
-            }
+            confine(&cores);
             let why = engine.run(&shared, &mut sink);
             shared.over.store(true, Ordering::SeqCst);
             sink.closed(why);
@@ -280,6 +277,24 @@ impl Drop for BulkHandle {
             std::mem::forget(thread);
         }
     }
+}
+
+/// Confines the calling thread to some cores, if any are named. Not to one each: a lane with work would have to wait
+/// for another thread on its core while the next core is idle.
+fn confine(cores: &[CoreId]) {
+    // SAFETY: all zero is a valid, empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    let most = 8 * size_of::<libc::cpu_set_t>();
+    let named = cores.iter().filter(|core| core.id < most);
+    if named.clone().next().is_none() {
+        return;
+    }
+    for core in named {
+        // SAFETY: within the set.
+        unsafe { libc::CPU_SET(core.id, &mut set) };
+    }
+    // SAFETY: a live set and its size. Best effort: a container's cpuset may exclude the cores.
+    unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) };
 }
 
 /// Runs `start` with every signal blocked, so that a thread it starts never runs the program's handlers.

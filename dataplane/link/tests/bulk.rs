@@ -67,7 +67,8 @@ struct End {
 impl End {
     fn new(engine: Box<dyn BulkEngine>) -> Self {
         let (tell, news) = channel();
-        let lane = BulkMover::spawn_on(engine, None, Teller { landing: HashMap::new(), news: tell }).unwrap();
+        let lane =
+            BulkMover::spawn_on(engine, Vec::new(), Teller { landing: HashMap::new(), news: tell }).unwrap();
         End { lane, news }
     }
 

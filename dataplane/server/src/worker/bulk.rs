@@ -129,7 +129,7 @@ impl Lanes {
         &mut self,
         lane: usize,
         engine: Box<dyn BulkEngine>,
-        core: Option<CoreId>,
+        cores: Vec<CoreId>,
     ) -> Result<(), LinkError> {
         let Some(place) = self.handles.get_mut(lane).filter(|_| lane < self.count) else {
             return Err(LinkError::Misuse("the session does not have that bulk lane"));
@@ -145,7 +145,7 @@ impl Lanes {
             expander: Expander::default(),
             failed: false,
         };
-        let handle = BulkMover::spawn_on(engine, core, sink)?;
+        let handle = BulkMover::spawn_on(engine, cores, sink)?;
         for chunk in self.early.get_mut(lane).map(std::mem::take).unwrap_or_default() {
             handle.send(chunk);
         }

@@ -337,15 +337,11 @@ impl Shard {
             // Gone before it was there: the session's other connections say why.
             return Ok(());
         }
-        let core = match self.cores.len() {
-            0 => None,
-            count => self.cores.get(lane % count).copied(),
-        };
         let engine = match &self.area {
             Some(area) => shm::bulk_engine(area, lane, socket, Side::Server, spin()),
             None => tcp::bulk_engine(socket, tcp::Engine::Auto, tcp::ZeroCopy::Auto),
         };
-        let opened = engine.and_then(|engine| self.gpu.lanes.open(lane, engine, core));
+        let opened = engine.and_then(|engine| self.gpu.lanes.open(lane, engine, self.cores.clone()));
         opened.map_err(|error| End::Link(error.to_string()))
     }
 

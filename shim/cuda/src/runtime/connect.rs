@@ -98,8 +98,8 @@ pub(crate) fn connect() -> Result<Runtime, CUresult> {
         let socket = OwnedFd::from(socket);
         let handle = match &area {
             Some(area) => shm::bulk_engine(area, number, socket, Side::Client, spin)
-                .and_then(|engine| BulkMover::spawn_on(engine, None, sink)),
-            None => BulkMover::spawn(socket, None, sink),
+                .and_then(|engine| BulkMover::spawn_on(engine, Vec::new(), sink)),
+            None => BulkMover::spawn(socket, Vec::new(), sink),
         };
         let handle = handle.map_err(link)?;
         descriptors.extend_from_slice(handle.descriptors());

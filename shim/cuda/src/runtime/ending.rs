@@ -152,7 +152,7 @@ mod tests {
             let (tell, told) = channel();
             let engine = Holding { inner: Box::new(memory::bulk_pair().unwrap().0), let_go: told };
             let sink = Landings::new(session.clone(), lane, Compress::Off);
-            lanes.push(BulkMover::spawn_on(Box::new(engine), None, sink).unwrap());
+            lanes.push(BulkMover::spawn_on(Box::new(engine), Vec::new(), sink).unwrap());
             let_go.push(tell);
         }
         session.set_bulk(lanes);
