@@ -4,8 +4,9 @@ Counted, not timed, by a preloaded library (counts/counter.c) around a program t
 (counts/step.c), and compared with counts/ceilings.json. Round trips are test_steady.py's. The client's library is
 the one that is shipped, built with optimisation: without, the compiler copies what it need not.
 
-What is exact: of a step, one copy of the pageable memory and none of the pinned; of a launch, no allocation and no
-system call in the calling thread, and one copy of its record, or two over shared memory. How many batches the calls
+What is exact: of a step, one copy of the pageable memory and none of the pinned; of a launch, no allocation in the
+calling thread, and one copy of its record, or two over shared memory. A launch makes no system call either, but where
+it meets another thread that was sent away by the scheduler in the middle of something: one in ten may. How many batches the calls
 of a step gather to is the scheduler's choice, so that system calls have a ceiling for the step and one for each
 batch. Buffers grow now and then, and a long batch is put together once more where it is received: those ceilings
 have room.
