@@ -14,7 +14,8 @@ use crate::abi::result::{
 use crate::abi::types::{CUevent, CUresult, CUstream};
 use crate::runtime::handles::{self, Object};
 use crate::runtime::objects::{DISABLE_TIMING, Elapsed, Event, Stream};
-use crate::runtime::session::{Pending, lock};
+use crate::runtime::pending::Pending;
+use crate::runtime::session::lock;
 use crate::runtime::stats::{self, counter};
 use crate::runtime::{self, Runtime, current};
 

@@ -8,7 +8,7 @@ use fusewire_wire::ops::table::HostFunc;
 use crate::abi::result::{CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED};
 use crate::abi::types::{CUhostFn, CUresult, CUstream, CUstreamCallback};
 use crate::runtime::objects::{HostCode, HostFunction};
-use crate::runtime::session::Pending;
+use crate::runtime::pending::Pending;
 use crate::runtime::stats::counter;
 use crate::runtime::{self, Runtime, current};
 

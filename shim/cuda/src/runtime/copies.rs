@@ -20,8 +20,11 @@ use fusewire_wire::ops::table::{
 use crate::abi::result::{CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED};
 use crate::abi::types::CUresult;
 
+use super::copy_out::{CopyOut, Landing};
 use super::objects::Stream;
-use super::session::{CopyOut, Landing, Pending, Room, Waiter, lock};
+use super::pending::Pending;
+use super::session::{Room, lock};
+use super::waiter::Waiter;
 use super::{Runtime, memory_state, mirror, staging, stats};
 
 /// Pageable sources up to this many bytes are captured; a longer one is sent from where it is, and the

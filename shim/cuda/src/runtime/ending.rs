@@ -10,7 +10,8 @@ use fusewire_link::BulkHandle;
 
 use crate::abi::result::{CUDA_ERROR_DEVICE_UNAVAILABLE, CUDA_SUCCESS};
 
-use super::session::{Pending, Session, lock};
+use super::pending::Pending;
+use super::session::{Session, lock};
 use super::{log, process};
 
 #[derive(Default)]
@@ -118,9 +119,11 @@ mod tests {
     use fusewire_wire::ops::table::{CopyIn, CopyOut as CopyOutOp};
 
     use super::*;
+    use crate::runtime::copy_out::{CopyOut, Landing};
     use crate::runtime::objects::{Context, Stream, StreamKind};
     use crate::runtime::pump::Landings;
-    use crate::runtime::session::{CopyOut, Landing, Room, Waiter};
+    use crate::runtime::session::Room;
+    use crate::runtime::waiter::Waiter;
 
     /// A lane that goes on with what it has until the test lets it.
     struct Holding {

@@ -10,7 +10,8 @@ use crate::abi::result::CUDA_SUCCESS;
 use super::connect::quiet_thread;
 use super::handles;
 use super::objects::{HostCode, HostFunction};
-use super::session::{Pending, Session, lock};
+use super::pending::Pending;
+use super::session::{Session, lock};
 
 /// The thread that runs host functions, one after the other, as the driver's does.
 pub(crate) struct HostThread {

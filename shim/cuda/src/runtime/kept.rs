@@ -20,7 +20,9 @@ use crate::abi::types::CUresult;
 
 use super::Runtime;
 use super::objects::Context;
-use super::session::{Pending, Reclaim, Room, Waiter, lock};
+use super::pending::{Pending, Reclaim};
+use super::session::{Room, lock};
+use super::waiter::Waiter;
 
 /// Kept at most: this, or this part of the device's memory if that is less.
 const MOST: u64 = 1 << 30;

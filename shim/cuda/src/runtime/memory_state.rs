@@ -16,8 +16,10 @@ use super::Runtime;
 use super::kept::{self, Kept};
 use super::memory::{ALIGNMENT, Heap, Map, Place, Ranges, Region, SMALL, Share};
 use super::objects::{Context, Stream};
-use super::session::{Pending, Reclaim, Waiter, lock};
+use super::pending::{Pending, Reclaim};
+use super::session::lock;
 use super::shared::{self, Shared};
+use super::waiter::Waiter;
 
 pub(super) const PAGE: u64 = 4096;
 /// Memory of at least this size is had in pages of this size where the kernel has such: it looks up each page that
@@ -536,8 +538,9 @@ pub(crate) fn forget_context(runtime: &Runtime, context: &Context) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::copy_out::{CopyOut, Landing};
     use crate::runtime::objects::StreamKind;
-    use crate::runtime::session::{CopyOut, Landing, Waiter};
+    use crate::runtime::waiter::Waiter;
 
     #[test]
     fn whoever_writes_a_range_is_found_wherever_the_data_land_first() {

@@ -16,9 +16,10 @@ use crate::abi::result::CUDA_ERROR_INVALID_VALUE;
 use crate::abi::types::CUresult;
 
 use super::Runtime;
+use super::copy_out::{CopyOut, Landing};
 use super::memory::Place;
 use super::objects::{Context, Stream};
-use super::session::{CopyOut, Landing, Room, Session, lock};
+use super::session::{Room, Session, lock};
 
 const PAGE: u64 = 4096;
 /// What kernels write at once: no part of one comes from the program while the device may be changing the rest.
@@ -410,7 +411,7 @@ mod tests {
     use super::*;
     use crate::abi::result::CUDA_SUCCESS;
     use crate::runtime::objects::{Context, StreamKind};
-    use crate::runtime::session::Pending;
+    use crate::runtime::pending::Pending;
     use std::time::Duration;
 
     #[test]

@@ -1,16 +1,18 @@
 //! What stands behind the API functions: the session, and all that the client knows without asking.
 //!
-//! * [`session`], [`pump`], [`helm`], [`transfer`], [`host_functions`], [`ending`] — talking to the server.
+//! * [`session`], [`pump`], [`helm`], [`pending`], [`waiter`], [`transfer`], [`host_functions`], [`ending`] — talking to
+//!   the server.
 //! * [`handles`], [`objects`] — what the program holds.
 //! * [`current`] — the calling thread's context and streams.
 //! * [`memory`], [`memory_state`], [`kept`], [`mirror`] — addresses, allocation, host memory that kernels use.
-//! * [`copies`] — how a copy travels.
+//! * [`copies`], [`copy_out`] — how a copy travels.
 //! * [`connect`] — how all this comes to be, at `cuInit`.
 //! * [`stats`], [`log`], [`process`] — counting, printing; fork and exit.
 
 pub(crate) mod capture;
 pub(crate) mod connect;
 pub(crate) mod copies;
+pub(crate) mod copy_out;
 pub(crate) mod current;
 pub(crate) mod ending;
 pub(crate) mod graphs;
@@ -25,6 +27,7 @@ pub(crate) mod memory_state;
 pub(crate) mod mirror;
 pub(crate) mod objects;
 pub(crate) mod parameters;
+pub(crate) mod pending;
 pub(crate) mod process;
 pub(crate) mod pump;
 pub(crate) mod rect;
@@ -34,6 +37,7 @@ pub(crate) mod staging;
 pub(crate) mod stats;
 pub(crate) mod transfer;
 pub(crate) mod user_objects;
+pub(crate) mod waiter;
 
 use std::sync::{Arc, OnceLock};
 

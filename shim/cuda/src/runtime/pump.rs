@@ -22,11 +22,13 @@ use zerocopy::IntoBytes;
 
 use crate::abi::result::{CUDA_ERROR_NOT_READY, CUDA_SUCCESS};
 
+use super::copy_out::CopyOut;
 use super::host_functions::HostThread;
 use super::kept;
 use super::memory_state;
 use super::objects::Stream;
-use super::session::{CopyOut, Pending, Reclaim, Room, Session, lock};
+use super::pending::{Pending, Reclaim};
+use super::session::{Room, Session, lock};
 use super::stats;
 use super::transfer::Transfers;
 use super::{handles, mirror};

@@ -8,14 +8,13 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::atomic::{
     AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use fusewire_link::{BulkHandle, RawSlice, RawSliceMut, Waker};
+use fusewire_link::{BulkHandle, RawSlice, Waker};
 use fusewire_wire::bulk::{LaneCounts, MAX_LANES, chunk_bytes};
 use fusewire_wire::error::ProtocolError;
 use fusewire_wire::ops::table::{Fence, StreamQuery};
@@ -26,187 +25,15 @@ use zerocopy::{FromZeros, IntoBytes};
 use crate::abi::result::{CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_UNKNOWN, CUDA_SUCCESS};
 use crate::abi::types::CUresult;
 
+use super::copy_out::CopyOut;
 use super::ending::Ending;
 use super::helm::Helm;
-use super::memory::Share;
 use super::mirror;
-use super::objects::{Context, Event, HostFunction, Stream};
+use super::objects::{Context, Stream};
+use super::pending::Pending;
 use super::stats;
 use super::transfer::Transfers;
-
-/// What the server still has to say about an operation.
-pub(crate) enum Pending {
-    /// A caller waits for the reply.
-    Call(Arc<Waiter>),
-    /// A caller waits to hear whether a stream is finished. If it is not, it is watched from then on.
-    Query(Arc<Waiter>, Arc<Stream>),
-    /// A stream that is watched.
-    Watch(Arc<Stream>),
-    /// Data come into the program's memory.
-    CopyOut(Arc<CopyOut>),
-    /// An event record to be reached.
-    Event(Arc<Event>, Arc<Stream>),
-    /// Freed memory to be used again.
-    Reclaim(Reclaim),
-    /// A function to be run here when its stream gets there. Stays pending for each replay if `again`.
-    HostFunction { function: HostFunction, stream: Option<Arc<Stream>>, again: bool },
-}
-
-/// Freed memory: what to do once the work that may have used it is finished.
-pub(crate) enum Reclaim {
-    /// Pieces of shared blocks of this context, of the heap of this number.
-    Pieces { context: u64, heap: u64, pieces: Vec<(u64, u64)> },
-    /// A whole address range.
-    Range(u64, u64),
-    /// Kept memory of this device, by the name of its stay.
-    Kept { device: usize, id: u64 },
-    /// Pinned memory that the server had as well: address, bytes, what it was.
-    Host(u64, u64, Share),
-    /// Pinned memory that was mirrored: its addresses are used again once the server has nothing there any more.
-    HostWindow(u64, u64),
-    /// A slot of `staging`. It comes back whatever became of its copy.
-    Slot(u64),
-}
-
-/// One caller that waits.
-pub(crate) struct Waiter {
-    /// The answer is there and its lock free: the caller that spins takes it without meeting anybody.
-    ready: AtomicBool,
-    /// The caller sleeps, or is about to: only then is there a system call to wake it.
-    asleep: AtomicBool,
-    answer: Mutex<Answer>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Answer {
-    given: bool,
-    value: Option<(CUresult, Vec<u8>)>,
-}
-
-impl Waiter {
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self {
-            ready: AtomicBool::new(false),
-            asleep: AtomicBool::new(false),
-            answer: Mutex::default(),
-            changed: Condvar::new(),
-        })
-    }
-
-    pub(crate) fn complete(&self, status: CUresult, body: Vec<u8>) {
-        let mut answer = lock(&self.answer);
-        if answer.given {
-            return;
-        }
-        *answer = Answer { given: true, value: Some((status, body)) };
-        drop(answer);
-        self.ready.store(true, Release);
-        // A caller that found no answer, which it looked for under the lock, said so there before it slept.
-        if self.asleep.load(Acquire) {
-            self.changed.notify_all();
-        }
-    }
-
-    fn is_ready(&self) -> bool {
-        self.ready.load(Acquire)
-    }
-
-    pub(crate) fn wait(&self, spin: Duration) -> (CUresult, Vec<u8>) {
-        if !spin.is_zero() {
-            let start = Instant::now();
-            while !self.is_ready() && start.elapsed() < spin {
-                std::hint::spin_loop();
-            }
-        }
-        let mut answer = lock(&self.answer);
-        loop {
-            if let Some(value) = answer.value.take() {
-                return value;
-            }
-            self.asleep.store(true, Release);
-            answer = self.changed.wait(answer).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-}
-
-/// Where the data of a device-to-host copy go.
-pub(crate) enum Landing {
-    /// Straight into the program's memory.
-    Direct(usize),
-    /// Into a buffer, from which `finish` takes them when all have come.
-    Packed(Mutex<Box<[u8]>>, Mutex<Option<Finish>>),
-}
-
-/// Unpacks a copy that has come whole.
-pub(crate) type Finish = Box<dyn FnOnce(&[u8]) + Send>;
-
-/// A device-to-host copy that is under way.
-pub(crate) struct CopyOut {
-    pub(crate) stream: Arc<Stream>,
-    pub(crate) bytes: usize,
-    pub(crate) landing: Landing,
-    /// Host memory that is written: from the first byte to the last, with what may lie between.
-    pub(crate) writes: Range<u64>,
-    /// The caller, if it waits.
-    pub(crate) waiter: Option<Arc<Waiter>>,
-}
-
-impl Landing {
-    /// A buffer of so many bytes, from which `finish` takes them.
-    pub(crate) fn packed(bytes: usize, finish: impl FnOnce(&[u8]) + Send + 'static) -> Self {
-        Self::Packed(Mutex::new(vec![0; bytes].into_boxed_slice()), Mutex::new(Some(Box::new(finish))))
-    }
-}
-
-impl CopyOut {
-    /// Whether the copy may write a byte of `range`.
-    pub(crate) fn writes_to(&self, range: &Range<u64>) -> bool {
-        self.writes.start < range.end && range.start < self.writes.end
-    }
-
-    /// The memory for `length` bytes at `offset`, if they belong to the copy.
-    pub(crate) fn room(&self, offset: u64, length: usize) -> Option<RawSliceMut> {
-        let offset = usize::try_from(offset).ok()?;
-        let end = offset.checked_add(length)?;
-        if end > self.bytes {
-            return None;
-        }
-        let start = match &self.landing {
-            Landing::Direct(address) => std::ptr::with_exposed_provenance_mut::<u8>(*address),
-            Landing::Packed(buffer, _) => lock(buffer).as_mut_ptr(),
-        };
-        // SAFETY: `offset + length` was checked against the copy. A direct destination is the program's,
-        // which the driver's rules make it keep until the copy is finished; a buffer lives as long as the
-        // copy, which whoever writes there holds.
-        Some(unsafe { RawSliceMut::new(start.add(offset), length) })
-    }
-
-    /// Puts bytes that came in the command lane where they belong.
-    pub(crate) fn place(&self, offset: u64, data: &[u8]) -> bool {
-        let Some(room) = self.room(offset, data.len()) else { return false };
-        // SAFETY: `room` checked the range; the source is a received record, elsewhere in memory.
-        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), room.start(), data.len()) };
-        true
-    }
-
-    /// All data are there, or none will come.
-    pub(crate) fn complete(&self, number: u64, status: CUresult) {
-        if status == CUDA_SUCCESS {
-            if let Landing::Packed(buffer, finish) = &self.landing {
-                let finish = lock(finish).take();
-                if let Some(finish) = finish {
-                    finish(&lock(buffer));
-                }
-            }
-            // Last: who sees the stream finished reads what was unpacked.
-            self.stream.finished(number);
-        }
-        if let Some(waiter) = &self.waiter {
-            waiter.complete(status, Vec::new());
-        }
-    }
-}
+use super::waiter::Waiter;
 
 /// What an operation does when too much is published and not yet acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -18,7 +18,8 @@ use crate::abi::types::CUresult;
 
 use super::memory::{ALIGNMENT, Ranges, Share};
 use super::memory_state::{PAGE, put_back};
-use super::session::{Pending, Reclaim, lock};
+use super::pending::{Pending, Reclaim};
+use super::session::lock;
 use super::staging::Staging;
 use super::{Runtime, log};
 

@@ -15,8 +15,10 @@ use crate::abi::types::CUresult;
 
 use super::Runtime;
 use super::objects::Stream;
-use super::session::{Pending, Reclaim, Waiter, lock};
+use super::pending::{Pending, Reclaim};
+use super::session::lock;
 use super::shared;
+use super::waiter::Waiter;
 
 /// Large enough that the GPU's engine is at its speed, small enough to stay in a processor's cache on its way.
 const SLOT: usize = 256 << 10;

@@ -7,7 +7,8 @@ use crate::abi::types::{CUgraph, CUgraphExec, CUgraphNode, CUhostFn, CUresult};
 use crate::api::arguments::{give, need};
 use crate::runtime::graphs::{self, Made};
 use crate::runtime::objects::{HostCode, HostFunction};
-use crate::runtime::session::{Pending, lock};
+use crate::runtime::pending::Pending;
+use crate::runtime::session::lock;
 use crate::runtime::stats::counter;
 use crate::runtime::{self, Runtime};
 
