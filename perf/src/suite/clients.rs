@@ -47,6 +47,9 @@ pub(crate) struct Args {
     /// Seconds of one round on one side [default: 4; 1 with --quick]
     #[arg(long, value_name = "SECONDS")]
     seconds: Option<f64>,
+    /// Let cuDNN choose algorithms by rule, not by trial; processes then prepare at the same time
+    #[arg(long)]
+    no_autotune: bool,
     /// Python with PyTorch and torchvision
     #[arg(long, value_name = "PROGRAM", default_value = "python3")]
     python: String,
@@ -68,7 +71,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let baseline = Place::baseline(&rig, &mut recorder)?;
     suite::describe(&rig, baseline.as_ref(), &mut recorder)?;
     let program = match args.work {
-        Work::Train => train::program(rig.work(), &args.python, &[])?,
+        Work::Train => {
+            let words: &[&str] = if args.no_autotune { &["--no-autotune"] } else { &[] };
+            train::program(rig.work(), &args.python, words)?
+        }
         Work::Calls => suite::probe()?,
     };
     let mut counts = args.sessions.clone();
@@ -179,7 +185,8 @@ impl<'a> Crowd<'a> {
         Crowd { rig, program, place, args, members: Vec::new() }
     }
 
-    /// Starts those that are missing, all at once, and has them prepare one after the other.
+    /// Starts those that are missing, all at once, and has them prepare: one after the other where they try out
+    /// algorithms, which they would not be fast at together.
     fn grow(&mut self, count: usize) -> Result<()> {
         let old = self.members.len();
         for place in old..count {
@@ -194,8 +201,17 @@ impl<'a> Crowd<'a> {
                 "do": "prepare", "model": self.args.model.name(), "precision": self.args.precision.name(),
                 "batch": self.args.batch,
             });
-            for member in self.members.iter_mut().skip(old) {
-                member.ask(&request, READY_LIMIT)?;
+            if self.args.no_autotune {
+                for member in self.members.iter_mut().skip(old) {
+                    member.tell(&request);
+                }
+                for member in self.members.iter_mut().skip(old) {
+                    member.hear(READY_LIMIT)?;
+                }
+            } else {
+                for member in self.members.iter_mut().skip(old) {
+                    member.ask(&request, READY_LIMIT)?;
+                }
             }
         }
         Ok(())
