@@ -1,4 +1,4 @@
-//! The word palette: lossless compression of data with few distinct values, at the speed of memory.
+//! The word palette: lossless compression of data with few distinct values.
 //!
 //! What training sends are pixels, normalised from 8-bit images: a plane of an image holds at most 256 distinct
 //! words of 32 (or 16) bits. Such a run of words becomes one byte a word and a table of the words. Where there
