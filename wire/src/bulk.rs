@@ -10,7 +10,7 @@ use crate::error::ProtocolError;
 /// What every chunk starts with ("BULK" in memory).
 pub const CHUNK_MAGIC: u32 = 0x4b4c_5542;
 /// Size of a [`ChunkHeader`].
-pub const CHUNK_HEADER_BYTES: usize = 32;
+pub const CHUNK_HEADER_BYTES: usize = 40;
 /// The most bulk connections that a session can have.
 pub const MAX_LANES: usize = 8;
 
@@ -26,9 +26,6 @@ pub fn chunk_bytes(bytes: u64, slot_bytes: u32) -> u64 {
     if share >= slot { slot } else { share.next_multiple_of(LEAST_CHUNK_BYTES).clamp(1, slot) }
 }
 
-/// Chunks, for each bulk lane of a session.
-pub type LaneCounts = [u64; MAX_LANES];
-
 /// The header in front of a chunk, as it lies on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -41,8 +38,10 @@ pub struct ChunkHeader {
     pub kind: u32,
     /// 0, or the payload is compressed (`palette`) and comes to this many bytes.
     pub decoded: u32,
-    /// Host-to-device: the chunk's number in the session. Device-to-host: the copy's op number.
-    pub id: u64,
+    /// The chunk's number in the session, of those that go this way.
+    pub number: u64,
+    /// Device-to-host: the copy's op number. Host-to-device: 0.
+    pub copy: u64,
     /// Device-to-host: where in the copy's destination the payload belongs. Host-to-device: 0.
     pub offset: u64,
 }
@@ -51,22 +50,23 @@ pub struct ChunkHeader {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum ChunkKind {
-    /// Client to server, into slot `id mod h2d_slots`.
+    /// Client to server, into slot `number mod h2d_slots`.
     HostToDevice = 0,
     /// Server to client, into the program's own buffer.
     DeviceToHost = 1,
 }
 
 impl ChunkHeader {
-    /// The header of host-to-device chunk `id`.
-    pub fn host_to_device(id: u64, bytes: u32) -> Self {
-        Self { magic: CHUNK_MAGIC, bytes, kind: ChunkKind::HostToDevice as u32, decoded: 0, id, offset: 0 }
+    /// The header of host-to-device chunk `number`.
+    pub fn host_to_device(number: u64, bytes: u32) -> Self {
+        let kind = ChunkKind::HostToDevice as u32;
+        Self { magic: CHUNK_MAGIC, bytes, kind, decoded: 0, number, copy: 0, offset: 0 }
     }
 
-    /// The header of a piece of device-to-host copy `op_number`.
-    pub fn device_to_host(op_number: u64, offset: u64, bytes: u32) -> Self {
+    /// The header of device-to-host chunk `number`: a piece of the copy with op number `copy`.
+    pub fn device_to_host(number: u64, copy: u64, offset: u64, bytes: u32) -> Self {
         let kind = ChunkKind::DeviceToHost as u32;
-        Self { magic: CHUNK_MAGIC, bytes, kind, decoded: 0, id: op_number, offset }
+        Self { magic: CHUNK_MAGIC, bytes, kind, decoded: 0, number, copy, offset }
     }
 
     /// Bytes of memory that the payload holds.
@@ -74,7 +74,7 @@ impl ChunkHeader {
         if self.decoded == 0 { self.bytes } else { self.decoded }
     }
 
-    /// Reads and judges the header at the start of `bytes`; `None` while fewer than 32 bytes are there.
+    /// Reads and judges the header at the start of `bytes`; `None` while fewer than 40 bytes are there.
     ///
     /// `expected` is the direction of this connection's incoming side, and `slot_bytes` the agreed most that
     /// a chunk may have. The destination range of a device-to-host chunk is for the caller to check.
@@ -104,6 +104,9 @@ impl ChunkHeader {
         let past_the_end = header.offset.checked_add(header.contents().into()).is_none();
         if past_the_end || (expected == ChunkKind::HostToDevice && header.offset != 0) {
             return Err(ProtocolError::BadChunk { what: "offset", found: header.offset });
+        }
+        if expected == ChunkKind::HostToDevice && header.copy != 0 {
+            return Err(ProtocolError::BadChunk { what: "copy", found: header.copy });
         }
         Ok(Some(header))
     }

@@ -132,15 +132,21 @@ pub enum ProtocolError {
         /// The most that is held.
         limit: usize,
     },
-    /// A bulk chunk other than the one that is due on its lane.
-    #[error("bulk lane {lane} carried chunk {found}; {expected} is due")]
-    ChunkOutOfOrder {
-        /// The lane.
-        lane: u32,
-        /// The chunk that is due.
-        expected: u64,
-        /// The chunk that came.
-        found: u64,
+    /// A bulk chunk that had come before.
+    #[error("the peer sent chunk {chunk} a second time")]
+    ChunkTwice {
+        /// The chunk.
+        chunk: u64,
+    },
+    /// A resuming peer that says it holds what it cannot hold.
+    #[error("the peer resumes at chunk {held}; between {least} and {most} is possible")]
+    BadResume {
+        /// Chunks below this it holds, as it says.
+        held: u64,
+        /// Chunks below this are in use, or were.
+        least: u64,
+        /// Chunks below this were sent.
+        most: u64,
     },
     /// A chunk for which there was no credit.
     #[error("the peer sent chunk {chunk}, but had credit only below {credit}")]

@@ -9,7 +9,7 @@ use std::fmt;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::bulk::{LaneCounts, MAX_LANES};
+use crate::bulk::MAX_LANES;
 use crate::error::ProtocolError;
 
 /// What both opening messages start with.
@@ -451,16 +451,15 @@ impl Lines {
 pub struct Progress {
     /// The last batch that this end holds in full; the other end replays what follows.
     pub applied: u64,
-    /// How many chunks this end holds in full, for each bulk lane; the other end sends again what follows.
-    pub chunks: LaneCounts,
+    /// Of the chunks sent to this end, it holds those below this in full; the other end sends again what follows.
+    pub chunks: u64,
 }
 
 impl Progress {
     /// Adds the lines that say so.
     #[must_use]
     pub fn write(&self, lines: Lines) -> Lines {
-        let chunks = self.chunks.map(|count| count.to_string()).join(",");
-        lines.with("applied", &self.applied.to_string()).with("chunks", &chunks)
+        lines.with("applied", &self.applied.to_string()).with("chunks", &self.chunks.to_string())
     }
 
     /// Reads those lines.
@@ -469,16 +468,8 @@ impl Progress {
     /// Lines that are missing or not numbers.
     pub fn read(lines: &Lines) -> Result<Self, ProtocolError> {
         const BAD: ProtocolError = ProtocolError::BadHello { what: "it resumes without saying where" };
-        let applied = lines.get("applied").and_then(|text| text.parse().ok()).ok_or(BAD)?;
-        let mut chunks = [0; MAX_LANES];
-        let mut words = lines.get("chunks").ok_or(BAD)?.split(',');
-        for count in &mut chunks {
-            *count = words.next().and_then(|word| word.parse().ok()).ok_or(BAD)?;
-        }
-        if words.next().is_some() {
-            return Err(BAD);
-        }
-        Ok(Self { applied, chunks })
+        let number = |key| lines.get(key).and_then(|text| text.parse().ok()).ok_or(BAD);
+        Ok(Self { applied: number("applied")?, chunks: number("chunks")? })
     }
 }
 

@@ -183,7 +183,7 @@ enum News {
 impl BulkSink for Counter {
     fn place(&mut self, header: &ChunkHeader) -> Result<RawSliceMut, LinkError> {
         let (slots, bytes) = (self.memory.len() / header.bytes as usize, header.bytes as usize);
-        let start = self.memory[header.id as usize % slots * bytes..].as_mut_ptr();
+        let start = self.memory[header.number as usize % slots * bytes..].as_mut_ptr();
         // SAFETY: within `memory`, which lives as long as the sink and is not looked at.
         Ok(unsafe { RawSliceMut::new(start, bytes) })
     }

@@ -1,22 +1,21 @@
 //! Bulk lanes: one thread per connection that sends and receives chunks of copied memory at once.
 //!
-//! [`BulkMover`] starts the thread, [`BulkHandle`] feeds it, and a [`BulkSink`] says where payload has to land
+//! [`BulkMover`] starts the thread, a [`ChunkQueue`] feeds it, and a [`BulkSink`] says where payload has to land
 //! and hears what became of it. *How* bytes travel is a [`BulkEngine`]'s business: TCP on `io_uring`, on
 //! `poll(2)`, or memory. Payload is never copied between buffers here: it is sent from, and received into,
 //! the memory that is named.
 
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use crossbeam::queue::SegQueue;
 use fusewire_wire::bulk::ChunkHeader;
 
 use crate::CoreId;
 use crate::error::LinkError;
+use crate::queue::ChunkQueue;
 use crate::ring::Owner;
-use crate::tcp;
 use crate::waker::Waker;
 
 /// Memory to send from. Its lifetime is a promise, not a borrow: see [`RawSlice::new`].
@@ -142,17 +141,29 @@ pub trait BulkEngine: Send {
     fn descriptors(&self) -> Vec<RawFd>;
 }
 
-/// What a lane's users want sent.
+/// What a lane's users want of it.
 pub struct Outbox {
-    chunks: SegQueue<OutChunk>,
+    queue: Arc<ChunkQueue>,
+    /// The lane's number there.
+    seat: usize,
     stop: AtomicBool,
     abort: AtomicBool,
-    over: AtomicBool,
 }
 
 impl Outbox {
+    /// The next chunk. `None`: the lane's waker is called for the next one.
     pub(crate) fn take(&self) -> Option<OutChunk> {
-        self.chunks.pop()
+        self.queue.take(self.seat)
+    }
+
+    /// A chunk to go along with one that was taken, if other lanes do not want it.
+    pub(crate) fn take_another(&self) -> Option<OutChunk> {
+        self.queue.take_another()
+    }
+
+    /// Whether nothing is queued.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
     }
 
     /// Whether to end the lane once nothing is left to send.
@@ -166,47 +177,44 @@ impl Outbox {
     }
 }
 
-/// Starts bulk lanes.
+/// Starts bulk lanes: threads that sleep in the kernel when there is nothing to do, and take no signals. Each is
+/// confined to `cores`, if any are given.
 pub struct BulkMover;
 
 impl BulkMover {
-    /// Starts a lane over a connected TCP socket (hellos exchanged), its thread confined to `cores` if any are
-    /// given. The thread sleeps in the kernel when there is nothing to do, and takes no signals.
-    ///
-    /// # Errors
-    /// When threads, descriptors or memory run out. Without `io_uring` the lane runs on `poll(2)`.
-    pub fn spawn(
-        socket: OwnedFd,
-        cores: Vec<CoreId>,
-        sink: impl BulkSink + 'static,
-    ) -> Result<BulkHandle, LinkError> {
-        Self::spawn_on(tcp::bulk_engine(socket, tcp::Engine::Auto, tcp::ZeroCopy::Auto)?, cores, sink)
-    }
-
-    /// Starts a lane on any engine.
+    /// Starts a lane on any engine, with a queue of its own.
     ///
     /// # Errors
     /// When the thread cannot be started.
     pub fn spawn_on(
         engine: Box<dyn BulkEngine>,
         cores: Vec<CoreId>,
+        sink: impl BulkSink + 'static,
+    ) -> Result<BulkHandle, LinkError> {
+        Self::spawn_for(Arc::default(), engine, cores, sink)
+    }
+
+    /// Starts a lane that sends what is in `queue`, as other lanes do.
+    ///
+    /// # Errors
+    /// When the thread cannot be started, or the queue has as many lanes as it can.
+    pub fn spawn_for(
+        queue: Arc<ChunkQueue>,
+        engine: Box<dyn BulkEngine>,
+        cores: Vec<CoreId>,
         mut sink: impl BulkSink + 'static,
     ) -> Result<BulkHandle, LinkError> {
-        let outbox = Arc::new(Outbox {
-            chunks: SegQueue::new(),
-            stop: AtomicBool::new(false),
-            abort: AtomicBool::new(false),
-            over: AtomicBool::new(false),
-        });
         let waker = engine.waker();
+        let seat = queue.join(waker.clone())?;
+        let outbox =
+            Arc::new(Outbox { queue, seat, stop: AtomicBool::new(false), abort: AtomicBool::new(false) });
         let descriptors = engine.descriptors();
         let shared = outbox.clone();
         let body = move || {
             confine(&cores);
             let why = engine.run(&shared, &mut sink);
-            shared.over.store(true, Ordering::SeqCst);
+            shared.queue.close();
             sink.closed(why);
-            while shared.chunks.pop().is_some() {}
         };
         let thread = without_signals(|| std::thread::Builder::new().name("fusewire-bulk".into()).spawn(body))
             .map_err(|error| LinkError::system("starting a bulk lane's thread", &error))?;
@@ -214,7 +222,7 @@ impl BulkMover {
     }
 }
 
-/// Feeds a bulk lane, from any thread. Dropping it shuts the lane down and waits for its thread.
+/// A bulk lane, from any thread. Dropping it shuts the lane down and waits for its thread.
 pub struct BulkHandle {
     outbox: Arc<Outbox>,
     waker: Waker,
@@ -224,15 +232,9 @@ pub struct BulkHandle {
 }
 
 impl BulkHandle {
-    /// Queues a chunk: lock-free, never waits. Chunks queued by one thread are sent in that order. On a
-    /// lane that is over the chunk is forgotten; [`BulkSink::closed`] has said so.
+    /// See [`ChunkQueue::send`].
     pub fn send(&self, chunk: OutChunk) {
-        self.outbox.chunks.push(chunk);
-        self.waker.wake();
-        // The thread empties the queue as its last act; what came too late for that is dropped here.
-        if self.outbox.over.load(Ordering::SeqCst) {
-            while self.outbox.chunks.pop().is_some() {}
-        }
+        self.outbox.queue.send(chunk);
     }
 
     /// Ends the lane once everything queued so far has been sent. Does not wait.

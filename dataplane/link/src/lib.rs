@@ -28,6 +28,7 @@ pub mod tcp;
 pub mod waker;
 
 mod poll;
+mod queue;
 mod ring;
 
 pub use bulk::{BulkHandle, BulkMover, BulkSink, Delivery, OutChunk, RawSlice, RawSliceMut, without_signals};
@@ -35,4 +36,5 @@ pub use core_affinity::CoreId;
 pub use error::{Closing, LinkError};
 pub use fusewire_wire::bulk::ChunkHeader;
 pub use lane::{CommandLane, Turn, Wait};
+pub use queue::ChunkQueue;
 pub use waker::Waker;

@@ -10,14 +10,17 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::fd::FromRawFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use fusewire_link::bulk::BulkEngine;
 use fusewire_link::tcp::{self, Engine, ZeroCopy};
 use fusewire_link::{
-    BulkHandle, BulkMover, BulkSink, ChunkHeader, Closing, LinkError, OutChunk, RawSlice, RawSliceMut, memory,
+    BulkHandle, BulkMover, BulkSink, ChunkHeader, ChunkQueue, Closing, LinkError, OutChunk, RawSlice,
+    RawSliceMut, memory,
 };
+use fusewire_wire::bulk::CHUNK_HEADER_BYTES;
 use support::{Noise, shm_bulk_pair, tcp_pair};
 use zerocopy::IntoBytes;
 
@@ -42,13 +45,13 @@ impl BulkSink for Teller {
             let what = format!("a chunk of {} bytes, more than a slot has", header.bytes);
             return Err(LinkError::PeerMisbehaved { peer: "the test".into(), what });
         }
-        let memory = self.landing.entry((header.id, header.offset)).or_default();
+        let memory = self.landing.entry((header.number, header.offset)).or_default();
         memory.resize(header.bytes as usize, 0xee);
         // SAFETY: the vector stays in the map, untouched, until `landed` or the end of the lane.
         Ok(unsafe { RawSliceMut::new(memory.as_mut_ptr(), memory.len()) })
     }
     fn landed(&mut self, header: &ChunkHeader) {
-        let memory = self.landing.remove(&(header.id, header.offset)).unwrap();
+        let memory = self.landing.remove(&(header.number, header.offset)).unwrap();
         let _ = self.news.send(News::Landed(*header, memory));
     }
     fn sent(&mut self, token: u64) {
@@ -79,7 +82,7 @@ impl End {
     fn send_for(&self, id: u64, offset: u64, payload: &[u8], waited_for: bool) {
         // SAFETY: every test keeps the payload until `sent`, or until the lane is joined.
         let raw = unsafe { RawSlice::new(payload.as_ptr(), payload.len()) };
-        let header = ChunkHeader::device_to_host(id, offset, payload.len() as u32);
+        let header = ChunkHeader::device_to_host(id, 1, offset, payload.len() as u32);
         self.lane.send(OutChunk { header, payload: raw, done: id, waited_for });
     }
 
@@ -176,7 +179,7 @@ fn exchange(engine: Box<dyn BulkEngine>, chunks: u64, ours: u64, theirs: u64) ->
                 sent += 1;
             }
             News::Landed(header, bytes) => {
-                assert_eq!((header.id, header.offset), (landed, landed * 3));
+                assert_eq!((header.number, header.offset), (landed, landed * 3));
                 assert!(bytes == payload(landed, theirs), "chunk {landed} arrived damaged");
                 landed += 1;
             }
@@ -238,7 +241,8 @@ fn a_peer_that_dies_in_the_middle_of_a_payload_is_told_from_one_that_leaves() {
             }
             drop(other);
             let LinkError::Closed { how, .. } = end.until_closed() else { panic!("not closed") };
-            let expected = Closing::MidChunk { got: 300_032, of: (1 << 20) + 32 };
+            let expected =
+                Closing::MidChunk { got: 300_000 + CHUNK_HEADER_BYTES, of: (1 << 20) + CHUNK_HEADER_BYTES };
             assert!(how == expected || (reset && how == Closing::Reset), "{how:?}");
             end.lane.join();
         }
@@ -299,6 +303,44 @@ fn a_peer_that_takes_nothing_does_not_hold_up_shutdown_for_ever() {
     }
 }
 
+#[test]
+fn what_a_slow_lane_has_not_taken_goes_on_the_others() {
+    const CHUNKS: u64 = 200;
+    let (stuck, silent) = tcp_pair();
+    let (stuck_poll, silent_poll) = tcp_pair();
+    let (one, other) = tcp_pair();
+    let bytes = Noise::new(9).bytes(64 << 10);
+    let queue = Arc::new(ChunkQueue::default());
+    let mut ends = Vec::new();
+    for engine in [ring(stuck), poll(stuck_poll), ring(one)] {
+        let (tell, news) = channel();
+        let teller = Teller { landing: HashMap::new(), news: tell };
+        ends.push((BulkMover::spawn_for(queue.clone(), engine, Vec::new(), teller).unwrap(), news));
+    }
+    let peer = End::new(ring(other));
+    for id in 0..CHUNKS {
+        // SAFETY: the payload outlives the lanes.
+        let payload = unsafe { RawSlice::new(bytes.as_ptr(), bytes.len()) };
+        let header = ChunkHeader::host_to_device(id, payload.len() as u32);
+        queue.send(OutChunk { header, payload, done: id, waited_for: false });
+        // The last ones when all lanes sleep.
+        std::thread::sleep(Duration::from_millis(u64::from(id + 10 > CHUNKS)));
+    }
+    let mut came = 0;
+    while let Ok(News::Landed(header, memory)) = peer.news.recv_timeout(Duration::from_millis(300)) {
+        assert!(memory == bytes, "chunk {} is damaged", header.number);
+        came += 1;
+    }
+    let kept: usize = ends[..2].iter().map(|(_, news)| news.try_iter().count()).sum();
+    // What the kernel took for a peer that never reads, and a group that it has not taken.
+    assert!(came >= CHUNKS as usize - kept - 2 * 16 && came >= 100, "{came} came, {kept} are under way");
+    drop((silent, silent_poll));
+    for (lane, _) in ends {
+        lane.abort();
+        lane.join();
+    }
+}
+
 /// A lane with room for `WAITING` in its own kernel, and the bare socket at its other end with next to none.
 fn lane_to_a_reluctant_peer(zero_copy: ZeroCopy) -> (End, TcpStream) {
     let (one, other) = tcp_pair();
@@ -309,7 +351,7 @@ fn lane_to_a_reluctant_peer(zero_copy: ZeroCopy) -> (End, TcpStream) {
 const WAITING: usize = 512 << 10;
 
 fn take(socket: &mut TcpStream, payload: &[u8]) {
-    let mut taken = vec![0; ChunkHeader::device_to_host(0, 0, 0).as_bytes().len() + payload.len()];
+    let mut taken = vec![0; ChunkHeader::device_to_host(0, 0, 0, 0).as_bytes().len() + payload.len()];
     socket.read_exact(&mut taken).unwrap();
     assert!(taken.ends_with(payload), "damaged");
 }

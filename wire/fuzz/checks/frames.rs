@@ -188,10 +188,9 @@ fn check_client(stream: &[u8], piece: usize) {
     let Ok(_) = client.connect(0) else { panic!("a client may connect") };
     for piece in stream.chunks(piece) {
         let result = client.receive(1, piece, |record| {
-            let counts = std::array::from_fn(|lane| u64::from(record.flags >> lane));
             Ok::<_, ProtocolError>(match record.op % 4 {
                 0 => Next::Continue,
-                1 => Next::Barrier(counts),
+                1 => Next::Barrier(record.flags.into()),
                 2 => Next::Credit(record.flags.into()),
                 _ => Next::Pause,
             })

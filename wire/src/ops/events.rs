@@ -33,9 +33,9 @@ crate::events! {
     /// Host-to-device chunks with numbers below `upto` may be sent.
     0x8004 Credit { upto: u64 }
 
-    /// Chunks sent so far on each bulk lane. Events after this one must not be seen by the
-    /// program before as many have landed.
-    0x8005 Barrier { counts: [u64; 8] }
+    /// Events after this one must not be seen by the program before all device-to-host chunks with numbers
+    /// below `chunks` have landed.
+    0x8005 Barrier { chunks: u64 }
 
     /// Payload of a small device-to-host copy; the data follow.
     0x8006 Data {

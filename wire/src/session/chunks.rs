@@ -1,16 +1,18 @@
 //! Credit and order of bulk chunks, at both ends of both directions.
 //!
-//! Counting only: payloads, slots' memory and connections are the caller's. Host-to-device chunks are numbered
-//! by both ends alike, in the order of the commands that move them; chunk `c` uses slot `c mod slots` and lane
-//! `c mod lanes`, and may be sent once credit exceeds it. Device-to-host chunks go on the lane that the server
-//! picks, and the client learns from barriers how many must have landed before it may show what depends on them.
+//! Counting only: payloads, slots' memory and connections are the caller's. Chunks are numbered in each direction and
+//! travel on whichever lane is free first, so that they may come in another order. Host-to-device chunks are numbered
+//! by both ends alike, in the order of the commands that move them; chunk `c` uses slot `c mod slots`, and may be
+//! sent once credit exceeds it. Device-to-host chunks are numbered by the server, and the client learns from barriers
+//! below which number all must have landed before it may show what depends on them.
 
 use std::ops::Range;
 
-use crate::bulk::{LaneCounts, MAX_LANES};
+use super::window::Window;
+use crate::bulk::MAX_LANES;
 use crate::error::ProtocolError;
 
-/// How a session's host-to-device chunks are spread.
+/// What a session has for its chunks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkPlan {
     lanes: u64,
@@ -21,7 +23,7 @@ impl ChunkPlan {
     /// A session without bulk lanes.
     pub const NONE: Self = Self { lanes: 0, slots: 0 };
 
-    /// `lanes` bulk lanes, `slots` slots.
+    /// `lanes` bulk lanes, `slots` slots towards the device.
     ///
     /// # Errors
     /// Lanes beyond 8, or lanes without slots. No lanes at all is fine: no chunk ever goes then.
@@ -29,7 +31,7 @@ impl ChunkPlan {
         if lanes as usize > MAX_LANES || (lanes != 0 && slots == 0) {
             return Err(ProtocolError::BadHello { what: "bulk lanes must be at most 8, and have slots" });
         }
-        Ok(Self { lanes: lanes.into(), slots: slots.into() })
+        Ok(Self { lanes: lanes.into(), slots: if lanes == 0 { 0 } else { slots.into() } })
     }
 
     /// How many bulk lanes there are.
@@ -38,36 +40,14 @@ impl ChunkPlan {
         usize::try_from(self.lanes).unwrap_or(MAX_LANES)
     }
 
-    /// The lane that carries `chunk`.
-    pub fn lane_of(self, chunk: u64) -> usize {
-        usize::try_from(chunk % self.lanes.max(1)).unwrap_or(0)
-    }
-
-    /// The slot that holds `chunk`.
+    /// The slot that holds host-to-device `chunk`.
     pub fn slot_of(self, chunk: u64) -> usize {
         usize::try_from(chunk % self.slots.max(1)).unwrap_or(0)
-    }
-
-    /// The chunk that comes after `count` others on `lane`.
-    fn nth(self, lane: usize, count: u64) -> u64 {
-        count.saturating_mul(self.lanes).saturating_add(lane as u64)
-    }
-
-    /// How many of the chunks below `end` go on `lane`.
-    fn count_below(self, lane: usize, end: u64) -> u64 {
-        end.saturating_sub(lane as u64).div_ceil(self.lanes.max(1))
     }
 }
 
 fn misuse(what: &'static str) -> ProtocolError {
     ProtocolError::Misuse { what }
-}
-
-fn at(counts: &mut LaneCounts, plan: ChunkPlan, lane: usize) -> Result<&mut u64, ProtocolError> {
-    match counts.get_mut(lane) {
-        Some(count) if lane < plan.lanes() => Ok(count),
-        _ => Err(misuse("there is no such bulk lane")),
-    }
 }
 
 /// The client's end of host-to-device.
@@ -78,16 +58,17 @@ pub struct ChunkSender {
     numbered: u64,
     /// Chunks below this may be sent. `credit - slots` are retired.
     credit: u64,
-    sent: LaneCounts,
+    /// Chunks below this were sent at least once since the last rewind, or before it.
+    sent: u64,
 }
 
 impl ChunkSender {
     /// Nothing numbered, every slot free.
     pub fn new(plan: ChunkPlan) -> Self {
-        Self { plan, numbered: 0, credit: plan.slots, sent: [0; MAX_LANES] }
+        Self { plan, numbered: 0, credit: plan.slots, sent: 0 }
     }
 
-    /// How chunks are spread.
+    /// What there is for chunks.
     pub fn plan(&self) -> ChunkPlan {
         self.plan
     }
@@ -110,20 +91,18 @@ impl ChunkSender {
         chunk < self.credit
     }
 
-    /// The chunk that is due on `lane`, if it has a number and credit.
-    pub fn due(&self, lane: usize) -> Option<u64> {
-        let count = self.sent.get(lane).filter(|_| lane < self.plan.lanes())?;
-        let chunk = self.plan.nth(lane, *count);
-        (chunk < self.numbered && chunk < self.credit).then_some(chunk)
+    /// The chunk that is due, if it has a number and credit.
+    pub fn due(&self) -> Option<u64> {
+        (self.sent < self.numbered && self.sent < self.credit).then_some(self.sent)
     }
 
-    /// The chunk due on `lane` goes to the link. Gives its number.
+    /// The chunk that is due goes to a link, any of them. Gives its number.
     ///
     /// # Errors
-    /// Nothing is due there.
-    pub fn sent(&mut self, lane: usize) -> Result<u64, ProtocolError> {
-        let chunk = self.due(lane).ok_or(misuse("a chunk was sent that is not due"))?;
-        *at(&mut self.sent, self.plan, lane)? += 1;
+    /// Nothing is due.
+    pub fn sent(&mut self) -> Result<u64, ProtocolError> {
+        let chunk = self.due().ok_or(misuse("a chunk was sent that is not due"))?;
+        self.sent += 1;
         Ok(chunk)
     }
 
@@ -137,7 +116,7 @@ impl ChunkSender {
     /// # Errors
     /// Credit that goes back, or that chunks never sent would have to have given.
     pub fn credit(&mut self, upto: u64) -> Result<(), ProtocolError> {
-        let most = self.contiguous_sent().saturating_add(self.plan.slots).max(self.credit);
+        let most = self.sent.saturating_add(self.plan.slots).max(self.credit);
         if upto < self.credit || upto > most {
             return Err(ProtocolError::BadCredit { credit: upto, least: self.credit, most });
         }
@@ -145,31 +124,29 @@ impl ChunkSender {
         Ok(())
     }
 
-    /// Starts over on new links, after what the server holds on each lane.
+    /// Starts over on new links: the server holds the chunks below `held`, and none of the others.
     ///
     /// # Errors
     /// A server that claims what it was never sent, or lost what it had retired.
-    pub fn rewind(&mut self, held: &LaneCounts) -> Result<(), ProtocolError> {
-        for (lane, (sent, held)) in self.sent.iter().zip(held).enumerate() {
-            let least =
-                if lane < self.plan.lanes() { self.plan.count_below(lane, self.retired()) } else { 0 };
-            if held > sent || *held < least {
-                let (lane, expected) = (u32::try_from(lane).unwrap_or(0), *sent);
-                return Err(ProtocolError::ChunkOutOfOrder { lane, expected, found: *held });
-            }
+    pub fn rewind(&mut self, held: u64) -> Result<(), ProtocolError> {
+        if held > self.sent || held < self.retired() {
+            return Err(ProtocolError::BadResume { held, least: self.retired(), most: self.sent });
         }
-        self.sent = *held;
+        self.sent = held;
         Ok(())
     }
+}
 
-    /// Every chunk below this was sent at least once since the last rewind, or before it.
-    fn contiguous_sent(&self) -> u64 {
-        (0..self.plan.lanes())
-            .zip(self.sent)
-            .map(|(lane, count)| self.plan.nth(lane, count))
-            .min()
-            .unwrap_or(0)
-    }
+/// What is in a slot towards the device.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Slot {
+    #[default]
+    Free,
+    /// A chunk is being received.
+    Coming,
+    Arrived,
+    /// The GPU is done with it, and not yet with all that went before.
+    Retired,
 }
 
 /// The server's end of host-to-device.
@@ -177,11 +154,12 @@ impl ChunkSender {
 pub struct ChunkReceiver {
     plan: ChunkPlan,
     numbered: u64,
-    arrived: LaneCounts,
+    /// Of the chunks from `retired` to `told`, which are never more than there are slots.
+    slots: Vec<Slot>,
+    /// Chunks below this are in their slots, or were.
+    arrived: u64,
     /// Chunks below this are retired.
     retired: u64,
-    /// By slot: retired out of order, beyond the prefix.
-    early: Vec<bool>,
     /// The credit that the client has been told.
     told: u64,
 }
@@ -189,18 +167,11 @@ pub struct ChunkReceiver {
 impl ChunkReceiver {
     /// Nothing arrived, every slot free.
     pub fn new(plan: ChunkPlan) -> Self {
-        let slots = usize::try_from(plan.slots).unwrap_or(0);
-        Self {
-            plan,
-            numbered: 0,
-            arrived: [0; MAX_LANES],
-            retired: 0,
-            early: vec![false; slots],
-            told: plan.slots,
-        }
+        let slots = vec![Slot::Free; usize::try_from(plan.slots).unwrap_or(0)];
+        Self { plan, numbered: 0, slots, arrived: 0, retired: 0, told: plan.slots }
     }
 
-    /// How chunks are spread.
+    /// What there is for chunks.
     pub fn plan(&self) -> ChunkPlan {
         self.plan
     }
@@ -212,71 +183,70 @@ impl ChunkReceiver {
         first..self.numbered
     }
 
-    /// A chunk's header has come on `lane`: may its payload go into its slot? Gives the slot.
+    /// The slot of a chunk that may be in one.
+    fn slot(&mut self, chunk: u64) -> Option<&mut Slot> {
+        let slot = self.plan.slot_of(chunk);
+        if (self.retired..self.told).contains(&chunk) { self.slots.get_mut(slot) } else { None }
+    }
+
+    /// A chunk's header has come: may its payload go into its slot? Gives the slot.
     ///
     /// # Errors
-    /// A chunk that is not due there, or beyond the credit given.
-    pub fn admit(&mut self, lane: usize, chunk: u64) -> Result<usize, ProtocolError> {
-        let count = *at(&mut self.arrived, self.plan, lane)?;
-        let expected = self.plan.nth(lane, count);
-        if chunk != expected {
-            let lane = u32::try_from(lane).unwrap_or(u32::MAX);
-            return Err(ProtocolError::ChunkOutOfOrder { lane, expected, found: chunk });
-        }
+    /// A chunk that has come before, or beyond the credit given.
+    pub fn admit(&mut self, chunk: u64) -> Result<usize, ProtocolError> {
         if chunk >= self.told {
             return Err(ProtocolError::CreditExceeded { chunk, credit: self.told });
+        }
+        match self.slot(chunk) {
+            Some(slot @ Slot::Free) => *slot = Slot::Coming,
+            _ => return Err(ProtocolError::ChunkTwice { chunk }),
         }
         Ok(self.plan.slot_of(chunk))
     }
 
-    /// The admitted chunk's payload is in its slot, all of it. Gives its number.
+    /// The admitted chunk's payload is in its slot, all of it.
     ///
     /// # Errors
-    /// Nothing can have been admitted there.
-    pub fn arrived(&mut self, lane: usize) -> Result<u64, ProtocolError> {
-        let (plan, told) = (self.plan, self.told);
-        let count = at(&mut self.arrived, plan, lane)?;
-        let chunk = plan.nth(lane, *count);
-        if chunk >= told {
-            return Err(misuse("a chunk arrived that was not admitted"));
+    /// It was not admitted.
+    pub fn arrived(&mut self, chunk: u64) -> Result<(), ProtocolError> {
+        match self.slot(chunk) {
+            Some(slot @ Slot::Coming) => *slot = Slot::Arrived,
+            _ => return Err(misuse("a chunk arrived that was not admitted")),
         }
-        *count += 1;
-        Ok(chunk)
+        while matches!(self.slot(self.arrived), Some(Slot::Arrived)) {
+            self.arrived += 1;
+        }
+        Ok(())
     }
 
-    /// Every chunk below this is in its slot.
+    /// Every chunk below this is in its slot, or was.
     pub fn arrived_below(&self) -> u64 {
-        (0..self.plan.lanes())
-            .zip(self.arrived)
-            .map(|(lane, count)| self.plan.nth(lane, count))
-            .min()
-            .unwrap_or(0)
+        self.arrived
     }
 
-    /// Whole chunks that have come, for each lane.
-    pub fn arrived_counts(&self) -> LaneCounts {
+    /// The links are lost. Gives the chunk from which on the client has to send again; those of them that had come
+    /// are forgotten.
+    pub fn forget_early(&mut self) -> u64 {
+        for chunk in self.arrived..self.told {
+            if let Some(slot) = self.slot(chunk) {
+                *slot = Slot::Free;
+            }
+        }
         self.arrived
     }
 
     /// The GPU is done with the slot of `chunk`. Any order.
     ///
     /// # Errors
-    /// A chunk that has not arrived or was retired before.
+    /// A chunk that was retired before, or that has not arrived, and all before it.
     pub fn retire(&mut self, chunk: u64) -> Result<(), ProtocolError> {
-        const WRONG: ProtocolError =
-            ProtocolError::Misuse { what: "a chunk was retired twice or before it arrived" };
-        let lane = self.plan.lane_of(chunk);
-        let arrived = self.arrived.get(lane).is_some_and(|count| chunk < self.plan.nth(lane, *count));
-        let slot = self.plan.slot_of(chunk);
-        let early = self.early.get_mut(slot).ok_or(WRONG)?;
-        if chunk < self.retired || !arrived || *early {
-            return Err(WRONG);
+        let arrived = chunk < self.arrived;
+        match self.slot(chunk) {
+            Some(slot @ Slot::Arrived) if arrived => *slot = Slot::Retired,
+            _ => return Err(misuse("a chunk was retired twice or before it arrived")),
         }
-        *early = true;
-        while let Some(done) = self.early.get_mut(self.plan.slot_of(self.retired)) {
-            if !std::mem::take(done) {
-                break;
-            }
+        while let Some(slot @ Slot::Retired) = self.slot(self.retired) {
+            *slot = Slot::Free;
             self.retired += 1;
         }
         Ok(())
@@ -299,43 +269,32 @@ impl ChunkReceiver {
     }
 }
 
-/// The server's end of device-to-host: how many chunks went on each lane.
-#[derive(Debug, Clone)]
-pub struct LaneSender {
-    plan: ChunkPlan,
-    sent: LaneCounts,
+/// The server's end of device-to-host: chunks' numbers.
+#[derive(Debug, Clone, Default)]
+pub struct ChunkNumbers {
+    next: u64,
 }
 
-impl LaneSender {
-    /// Nothing sent.
-    pub fn new(plan: ChunkPlan) -> Self {
-        Self { plan, sent: [0; MAX_LANES] }
+impl ChunkNumbers {
+    /// A chunk is queued. Gives its number.
+    pub fn next_chunk(&mut self) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        number
     }
 
-    /// A chunk is queued on `lane`.
-    ///
-    /// # Errors
-    /// There is no such lane.
-    pub fn sent(&mut self, lane: usize) -> Result<(), ProtocolError> {
-        *at(&mut self.sent, self.plan, lane)? += 1;
-        Ok(())
+    /// What a Barrier event says now: all chunks below this have been queued.
+    pub fn barrier(&self) -> u64 {
+        self.next
     }
 
-    /// What a Barrier event says now.
-    pub fn barrier(&self) -> LaneCounts {
-        self.sent
-    }
-
-    /// Judges what a resuming client says it holds. The caller then sends again, on each lane, what followed.
+    /// Judges what a resuming client says it holds. The caller then sends again what followed.
     ///
     /// # Errors
     /// A client that claims what it was never sent.
-    pub fn check_resume(&self, held: &LaneCounts) -> Result<(), ProtocolError> {
-        for (lane, (sent, held)) in self.sent.iter().zip(held).enumerate() {
-            if held > sent {
-                let (lane, expected) = (u32::try_from(lane).unwrap_or(0), *sent);
-                return Err(ProtocolError::ChunkOutOfOrder { lane, expected, found: *held });
-            }
+    pub fn check_resume(&self, held: u64) -> Result<(), ProtocolError> {
+        if held > self.next {
+            return Err(ProtocolError::BadResume { held, least: 0, most: self.next });
         }
         Ok(())
     }
@@ -345,48 +304,48 @@ impl LaneSender {
 #[derive(Debug, Clone)]
 pub struct ArrivalGate {
     plan: ChunkPlan,
-    landed: LaneCounts,
-    needed: LaneCounts,
+    landed: Window,
+    needed: u64,
 }
 
 impl ArrivalGate {
     /// Nothing landed, nothing needed.
     pub fn new(plan: ChunkPlan) -> Self {
-        Self { plan, landed: [0; MAX_LANES], needed: [0; MAX_LANES] }
+        Self { plan, landed: Window::default(), needed: 0 }
     }
 
-    /// A barrier has come. Whether everything that it needs has landed.
+    /// A barrier has come: all chunks below `chunks` have to land first. Whether they have.
     ///
     /// # Errors
-    /// A barrier that names a lane that the session does not have: it would never open.
-    pub fn require(&mut self, counts: &LaneCounts) -> Result<bool, ProtocolError> {
-        if counts.iter().skip(self.plan.lanes()).any(|count| *count != 0) {
-            return Err(ProtocolError::BadChunk { what: "barrier's lane", found: self.plan.lanes });
+    /// A barrier that needs chunks in a session without lanes: it would never open.
+    pub fn require(&mut self, chunks: u64) -> Result<bool, ProtocolError> {
+        if self.plan.lanes == 0 && chunks != 0 {
+            return Err(ProtocolError::BadChunk { what: "barrier, without lanes,", found: chunks });
         }
-        for (needed, count) in self.needed.iter_mut().zip(counts) {
-            *needed = (*needed).max(*count);
-        }
+        self.needed = self.needed.max(chunks);
         Ok(self.is_open())
     }
 
-    /// A whole chunk has landed from `lane`. Whether that opened the gate.
+    /// A whole chunk has landed, from any lane. Whether that opened the gate.
     ///
     /// # Errors
-    /// There is no such lane.
-    pub fn arrived(&mut self, lane: usize) -> Result<bool, ProtocolError> {
+    /// It had landed before, or is impossibly far ahead.
+    pub fn arrived(&mut self, number: u64) -> Result<bool, ProtocolError> {
         let was_open = self.is_open();
-        *at(&mut self.landed, self.plan, lane)? += 1;
+        self.landed.mark(number)?;
         Ok(!was_open && self.is_open())
     }
 
     /// Whether events may be shown.
     #[inline]
     pub fn is_open(&self) -> bool {
-        self.landed.iter().zip(&self.needed).all(|(landed, needed)| landed >= needed)
+        self.landed.below() >= self.needed
     }
 
-    /// Whole chunks that have landed, for each lane.
-    pub fn landed(&self) -> LaneCounts {
-        self.landed
+    /// The links are lost. Gives the chunk from which on the server has to send again; those of them that had
+    /// landed are forgotten.
+    pub fn forget_early(&mut self) -> u64 {
+        self.landed.forget_early();
+        self.landed.below()
     }
 }

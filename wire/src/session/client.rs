@@ -10,7 +10,7 @@ use super::chunks::{ArrivalGate, ChunkPlan, ChunkSender};
 use super::inbox::Flow;
 use super::outbox::Outbox;
 use super::pulse::Nanos;
-use crate::bulk::{LaneCounts, MAX_LANES};
+use crate::bulk::MAX_LANES;
 use crate::error::ProtocolError;
 use crate::frame::{CloseReason, Record};
 use crate::hello::{Hello, Lines, OpeningReader, Progress, Role, Welcome, features};
@@ -49,8 +49,8 @@ pub enum Next {
     Continue,
     /// Keep the following events until [`ClientSession::resume`].
     Pause,
-    /// The event was a Barrier: keep the following ones until as many chunks have landed.
-    Barrier(LaneCounts),
+    /// The event was a Barrier: keep the following ones until all chunks below this have landed.
+    Barrier(u64),
     /// The event was a Credit: chunks below this may be sent.
     Credit(u64),
 }
@@ -107,7 +107,7 @@ impl ClientSession {
             if welcome.features & features::RESUME == 0 {
                 return Err(ProtocolError::MissingFeatures { missing: features::RESUME });
             }
-            lines = Progress { applied, chunks: self.gate.landed() }.write(lines);
+            lines = Progress { applied, chunks: self.gate.forget_early() }.write(lines);
         }
         let hello = self.hello(Role::Command, 0).with_tail(&lines)?;
         self.greeting = OpeningReader::default();
@@ -181,14 +181,14 @@ impl ClientSession {
         self.deliver(now, None, on_event)
     }
 
-    /// A whole device-to-host chunk has landed from `lane`. When true, a barrier is fulfilled and
+    /// A whole device-to-host chunk has landed. When true, a barrier is fulfilled and
     /// [`ClientSession::resume`] gives the events behind it.
     ///
     /// # Errors
-    /// There is no such lane.
-    pub fn chunk_landed(&mut self, now: Nanos, lane: usize) -> Result<bool, ProtocolError> {
+    /// It had landed before.
+    pub fn chunk_landed(&mut self, now: Nanos, number: u64) -> Result<bool, ProtocolError> {
         self.channel.pulse.heard(now);
-        self.gate.arrived(lane)
+        self.gate.arrived(number)
     }
 
     /// The next thing to write on the command connection. Calling it less often makes larger batches.
@@ -293,7 +293,7 @@ impl ClientSession {
             }
             let progress = Progress::read(&Lines::parse(tail)?)?;
             self.channel.outbox.resume_after(progress.applied)?;
-            self.chunks.rewind(&progress.chunks)?;
+            self.chunks.rewind(progress.chunks)?;
         } else {
             if welcome.bulk_lanes > self.config.lanes {
                 return Err(ProtocolError::BadHello { what: "it has more bulk lanes than were asked for" });
@@ -321,8 +321,8 @@ impl ClientSession {
             let result = match on_event(record)? {
                 Next::Continue => Ok(Flow::Continue),
                 Next::Pause => Ok(Flow::Pause),
-                Next::Barrier(counts) => {
-                    gate.require(&counts).map(|open| if open { Flow::Continue } else { Flow::Pause })
+                Next::Barrier(chunks) => {
+                    gate.require(chunks).map(|open| if open { Flow::Continue } else { Flow::Pause })
                 }
                 Next::Credit(upto) => chunks.credit(upto).map(|()| Flow::Continue),
             };

@@ -14,11 +14,13 @@ pub mod inbox;
 pub mod outbox;
 pub mod pulse;
 mod server;
+mod window;
 
 pub use channel::{ChannelConfig, Transmit};
-pub use chunks::{ArrivalGate, ChunkPlan, ChunkReceiver, ChunkSender, LaneSender};
+pub use chunks::{ArrivalGate, ChunkNumbers, ChunkPlan, ChunkReceiver, ChunkSender};
 pub use client::{ClientConfig, ClientSession, Next};
 pub use inbox::{AckPolicy, Flow, Inbox, Sink};
 pub use outbox::{Outbox, OutboxConfig, SealedBatch};
 pub use pulse::{Nanos, Patience, Pulse};
 pub use server::{ServerConfig, ServerSession};
+pub use window::Window;

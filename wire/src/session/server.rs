@@ -6,11 +6,10 @@
 //! with [`ServerSession::resume_client`].
 
 use super::channel::{Channel, ChannelConfig, Transmit};
-use super::chunks::{ChunkPlan, ChunkReceiver, LaneSender};
+use super::chunks::{ChunkNumbers, ChunkPlan, ChunkReceiver};
 use super::inbox::Flow;
 use super::outbox::Outbox;
 use super::pulse::Nanos;
-use crate::bulk::LaneCounts;
 use crate::error::ProtocolError;
 use crate::frame::{CloseReason, Record};
 use crate::hello::{Hello, Lines, Progress, Refusal, RefusedReason, Role, Welcome, features};
@@ -44,7 +43,7 @@ pub struct ServerSession {
     channel: Channel,
     greeting: Option<Vec<u8>>,
     chunks: ChunkReceiver,
-    d2h: LaneSender,
+    d2h: ChunkNumbers,
 }
 
 impl ServerSession {
@@ -73,18 +72,17 @@ impl ServerSession {
             channel,
             greeting: Some(welcome.with_tail(snapshot)),
             chunks: ChunkReceiver::new(plan),
-            d2h: LaneSender::new(plan),
+            d2h: ChunkNumbers::default(),
         })
     }
 
     /// The client is back on a new command connection, with this Hello and its tail. The old connections are
     /// dead from here on, noticed or not: nothing more that came from them may be given to the session. Gives
-    /// how many device-to-host chunks the client holds on each lane; the caller sends those that followed
-    /// again, in their order.
+    /// the device-to-host chunk below which the client holds all; the caller sends the others again.
     ///
     /// # Errors
     /// The refusal to send instead. The session itself stays as it was.
-    pub fn resume_client(&mut self, now: Nanos, hello: &Hello, tail: Vec<u8>) -> Result<LaneCounts, Refusal> {
+    pub fn resume_client(&mut self, now: Nanos, hello: &Hello, tail: Vec<u8>) -> Result<u64, Refusal> {
         hello.negotiate(self.config.features, self.config.required)?;
         if self.channel.ended().is_some() || self.welcome.features & features::RESUME == 0 {
             return Err(Refusal::new(
@@ -97,10 +95,10 @@ impl ServerSession {
         }
         let judge = |error: ProtocolError| malformed(&error.to_string());
         let progress = Lines::parse(tail).and_then(|lines| Progress::read(&lines)).map_err(judge)?;
-        self.d2h.check_resume(&progress.chunks).map_err(judge)?;
+        self.d2h.check_resume(progress.chunks).map_err(judge)?;
         self.channel.outbox.resume_after(progress.applied).map_err(judge)?;
         let applied = self.channel.link_lost(now);
-        let lines = Progress { applied, chunks: self.chunks.arrived_counts() }.write(Lines::default());
+        let lines = Progress { applied, chunks: self.chunks.forget_early() }.write(Lines::default());
         self.greeting = Some(self.welcome.with_tail(lines.as_bytes()));
         self.channel.begin_traffic(now);
         Ok(progress.chunks)
@@ -157,13 +155,13 @@ impl ServerSession {
         self.channel.receive(now, None, on_operation)
     }
 
-    /// A whole host-to-device chunk is in its slot. Gives its number.
+    /// A whole host-to-device chunk is in its slot.
     ///
     /// # Errors
-    /// Nothing was admitted on that lane; see [`ChunkReceiver::admit`].
-    pub fn chunk_arrived(&mut self, now: Nanos, lane: usize) -> Result<u64, ProtocolError> {
+    /// It was not admitted; see [`ChunkReceiver::admit`].
+    pub fn chunk_arrived(&mut self, now: Nanos, chunk: u64) -> Result<(), ProtocolError> {
         self.channel.pulse.heard(now);
-        self.chunks.arrived(lane)
+        self.chunks.arrived(chunk)
     }
 
     /// The next thing to write on the command connection. Calling it less often makes larger batches.
@@ -186,9 +184,9 @@ impl ServerSession {
         &mut self.chunks
     }
 
-    /// Device-to-host chunks: what a Barrier says.
+    /// Device-to-host chunks: their numbers, and what a Barrier says.
     #[inline]
-    pub fn d2h(&mut self) -> &mut LaneSender {
+    pub fn d2h(&mut self) -> &mut ChunkNumbers {
         &mut self.d2h
     }
 

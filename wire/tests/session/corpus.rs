@@ -35,7 +35,7 @@ fn batches() -> Vec<u8> {
 fn sound() -> Vec<(String, Vec<u8>)> {
     let welcome =
         Welcome { session: [1, 2], slot_bytes: 64, h2d_slots: 4, bulk_lanes: 4, ..Welcome::blank() };
-    let progress = Progress { applied: 3, chunks: [1; 8] }.write(Lines::default());
+    let progress = Progress { applied: 3, chunks: 1 }.write(Lines::default());
     let bare = |kind, number| FrameHeader::bare(kind, number, 0).as_bytes().to_vec();
     let named: Vec<(&str, Vec<u8>)> = vec![
         ("batches", batches()),
@@ -50,7 +50,7 @@ fn sound() -> Vec<(String, Vec<u8>)> {
         ("welcome-and-batches", [welcome.with_tail(b"snapshot"), batches()].concat()),
         ("refusal", Refusal::new(RefusedReason::NoCapacity, "try later").to_bytes()),
         ("chunk-up", ChunkHeader::host_to_device(3, 64).as_bytes().to_vec()),
-        ("chunk-down", ChunkHeader::device_to_host(3, 1 << 40, 64).as_bytes().to_vec()),
+        ("chunk-down", ChunkHeader::device_to_host(7, 3, 1 << 40, 64).as_bytes().to_vec()),
         ("lines", progress.as_bytes().to_vec()),
     ];
     named.into_iter().map(|(name, stream)| (name.to_owned(), stream)).collect()

@@ -1,12 +1,12 @@
 //! Credit, barriers and keep-alive.
 
-use fusewire_wire::bulk::{ChunkHeader, ChunkKind, MAX_LANES};
+use fusewire_wire::bulk::{ChunkHeader, ChunkKind};
 use fusewire_wire::error::{Culprit, ProtocolError};
 use fusewire_wire::frame::{CloseReason, Frame, FrameKind};
 use fusewire_wire::hello::{Hello, OpeningReader, Welcome};
 use fusewire_wire::session::{
-    ArrivalGate, ChunkPlan, ChunkReceiver, ChunkSender, ClientConfig, ClientSession, Flow, LaneSender, Nanos,
-    Next, ServerConfig, ServerSession, Transmit,
+    ArrivalGate, ChunkNumbers, ChunkPlan, ChunkReceiver, ChunkSender, ClientConfig, ClientSession, Flow,
+    Nanos, Next, ServerConfig, ServerSession, Transmit,
 };
 use zerocopy::IntoBytes;
 
@@ -16,10 +16,6 @@ fn plan() -> ChunkPlan {
     ChunkPlan::new(2, 3).unwrap()
 }
 
-fn counts(values: &[u64]) -> [u64; MAX_LANES] {
-    std::array::from_fn(|lane| values.get(lane).copied().unwrap_or(0))
-}
-
 #[test]
 fn a_plan_needs_slots_and_at_most_eight_lanes() {
     assert!(ChunkPlan::new(0, 0).is_ok());
@@ -27,25 +23,22 @@ fn a_plan_needs_slots_and_at_most_eight_lanes() {
     assert!(ChunkPlan::new(9, 1).is_err());
     assert!(ChunkPlan::new(1, 0).is_err());
     assert!(ChunkPlan::new(u32::MAX, u32::MAX).is_err());
-    assert_eq!((plan().lane_of(5), plan().slot_of(5)), (1, 2));
+    assert_eq!((plan().lanes(), plan().slot_of(5)), (2, 2));
 }
 
 #[test]
-fn chunks_are_sent_in_lane_order_within_credit() {
+fn chunks_are_sent_in_order_within_credit() {
     let mut chunks = ChunkSender::new(plan());
-    assert_eq!(chunks.due(0), None, "nothing has a number yet");
+    assert_eq!(chunks.due(), None, "nothing has a number yet");
     assert_eq!(chunks.number(5), 0..5);
     assert!(chunks.may_send(2) && !chunks.may_send(3));
-    assert_eq!(chunks.sent(0), Ok(0));
-    assert_eq!(chunks.sent(0), Ok(2));
-    assert_eq!(chunks.due(0), None, "chunk 4 has no credit");
-    assert_eq!(chunks.sent(0).unwrap_err().culprit(), Culprit::Caller);
-    assert_eq!(chunks.due(1), Some(1));
-    assert_eq!(chunks.due(2), None, "there is no third lane");
-    chunks.sent(1).unwrap();
+    for chunk in 0..3 {
+        assert_eq!(chunks.sent(), Ok(chunk));
+    }
+    assert_eq!(chunks.due(), None, "chunk 3 has no credit");
+    assert_eq!(chunks.sent().unwrap_err().culprit(), Culprit::Caller);
     chunks.credit(5).unwrap();
-    assert_eq!(chunks.retired(), 2);
-    assert_eq!((chunks.due(0), chunks.due(1)), (Some(4), Some(3)));
+    assert_eq!((chunks.retired(), chunks.due()), (2, Some(3)));
 }
 
 #[test]
@@ -54,7 +47,7 @@ fn credit_that_cannot_be() {
     chunks.number(10);
     // Nothing was sent, so nothing can be retired.
     assert_eq!(chunks.credit(4), Err(ProtocolError::BadCredit { credit: 4, least: 3, most: 3 }));
-    chunks.sent(0).unwrap();
+    chunks.sent().unwrap();
     chunks.credit(4).unwrap();
     assert!(chunks.credit(3).is_err(), "credit does not go back");
     assert!(chunks.credit(u64::MAX).is_err());
@@ -65,26 +58,31 @@ fn credit_that_cannot_be() {
 fn what_is_retired_is_not_asked_for_again() {
     let mut chunks = ChunkSender::new(plan());
     chunks.number(10);
-    for lane in [0, 1, 0] {
-        chunks.sent(lane).unwrap();
+    for _ in 0..3 {
+        chunks.sent().unwrap();
     }
     chunks.credit(5).unwrap();
-    assert!(chunks.rewind(&counts(&[3, 1])).is_err(), "more than was sent");
-    assert!(chunks.rewind(&counts(&[0, 1])).is_err(), "chunk 0 was retired: its source may be gone");
-    assert!(chunks.rewind(&counts(&[1, 1, 1])).is_err(), "a lane that does not exist");
-    chunks.rewind(&counts(&[1, 1])).unwrap();
-    assert_eq!((chunks.due(0), chunks.due(1)), (Some(2), Some(3)));
+    assert!(chunks.rewind(4).is_err(), "more than was sent");
+    assert!(chunks.rewind(1).is_err(), "chunk 1 was retired: its source may be gone");
+    chunks.rewind(2).unwrap();
+    assert_eq!(chunks.due(), Some(2));
 }
 
 #[test]
 fn slots_retire_in_any_order_and_credit_follows_the_prefix() {
     let mut chunks = ChunkReceiver::new(plan());
-    for (lane, chunk) in [(0, 0), (1, 1), (0, 2)] {
-        assert_eq!(chunks.admit(lane, chunk), Ok(chunk as usize));
-        assert_eq!(chunks.arrived(lane), Ok(chunk));
+    for chunk in [1, 0, 2] {
+        assert_eq!(chunks.admit(chunk), Ok(chunk as usize));
     }
-    assert_eq!(chunks.admit(1, 3), Err(ProtocolError::CreditExceeded { chunk: 3, credit: 3 }));
-    assert!(chunks.arrived(1).is_err(), "not admitted");
+    assert_eq!(chunks.admit(3), Err(ProtocolError::CreditExceeded { chunk: 3, credit: 3 }));
+    assert!(chunks.arrived(3).is_err(), "not admitted");
+    chunks.arrived(1).unwrap();
+    assert_eq!(chunks.arrived_below(), 0, "another lane is behind");
+    assert!(chunks.retire(1).is_err(), "nobody can have used it");
+    chunks.arrived(0).unwrap();
+    assert_eq!(chunks.arrived_below(), 2);
+    chunks.arrived(2).unwrap();
+    assert_eq!(chunks.arrived_below(), 3);
     chunks.retire(2).unwrap();
     chunks.retire(1).unwrap();
     assert_eq!((chunks.credit(), chunks.tell_credit(1)), (3, None));
@@ -93,53 +91,78 @@ fn slots_retire_in_any_order_and_credit_follows_the_prefix() {
     assert!(chunks.retire(0).is_err(), "twice");
     assert!(chunks.retire(3).is_err(), "not arrived");
     assert_eq!(chunks.credit(), 6);
-    assert!(chunks.admit(1, 3).is_err(), "the client has not been told of its credit");
+    assert!(chunks.admit(3).is_err(), "the client has not been told of its credit");
     assert_eq!(chunks.tell_credit(4), None);
     assert_eq!(chunks.tell_credit(3), Some(6));
     assert_eq!(chunks.tell_credit(1), None);
-    assert_eq!(chunks.admit(1, 3), Ok(0));
+    assert_eq!(chunks.admit(3), Ok(0));
+    assert_eq!(chunks.arrived_below(), 3);
 }
 
 #[test]
-fn a_chunk_on_the_wrong_lane_or_out_of_turn() {
+fn a_chunk_comes_once() {
+    let twice = |chunk| Err(ProtocolError::ChunkTwice { chunk });
     let mut chunks = ChunkReceiver::new(plan());
-    let wrong = |lane, expected, found| ProtocolError::ChunkOutOfOrder { lane, expected, found };
-    assert_eq!(chunks.admit(0, 1), Err(wrong(0, 0, 1)));
-    assert_eq!(chunks.admit(0, 2), Err(wrong(0, 0, 2)));
-    assert_eq!(chunks.admit(1, 1 << 63), Err(wrong(1, 1, 1 << 63)));
-    assert!(chunks.admit(2, 2).is_err());
-    assert!(chunks.admit(usize::MAX, 2).is_err());
+    chunks.admit(1).unwrap();
+    assert_eq!(chunks.admit(1), twice(1), "it is being received");
+    chunks.arrived(1).unwrap();
+    assert_eq!(chunks.admit(1), twice(1), "it waits for the one before");
+    assert!(chunks.arrived(1).is_err());
+    chunks.admit(0).unwrap();
+    chunks.arrived(0).unwrap();
+    chunks.retire(0).unwrap();
+    assert_eq!(chunks.tell_credit(1), Some(4));
+    assert_eq!(chunks.admit(0), twice(0), "its slot is another's");
+    chunks.admit(3).unwrap();
+    assert!(chunks.admit(1 << 63).is_err());
+}
+
+#[test]
+fn what_came_early_is_forgotten_with_the_links() {
+    let mut chunks = ChunkReceiver::new(plan());
+    for chunk in 0..3 {
+        chunks.admit(chunk).unwrap();
+    }
+    chunks.arrived(0).unwrap();
+    chunks.arrived(2).unwrap();
+    assert_eq!(chunks.forget_early(), 1);
+    for chunk in [2, 1] {
+        chunks.admit(chunk).unwrap();
+        chunks.arrived(chunk).unwrap();
+    }
+    assert_eq!(chunks.arrived_below(), 3);
 }
 
 #[test]
 fn without_lanes_there_are_no_chunks() {
     let (mut sender, mut receiver) = (ChunkSender::new(ChunkPlan::NONE), ChunkReceiver::new(ChunkPlan::NONE));
     sender.number(4);
-    assert_eq!(sender.due(0), None);
+    assert_eq!(sender.due(), None);
     assert!(sender.credit(1).is_err());
-    assert!(receiver.admit(0, 0).is_err());
+    assert!(receiver.admit(0).is_err());
     assert!(receiver.retire(0).is_err());
-    assert!(ArrivalGate::new(ChunkPlan::NONE).is_open());
+    let mut gate = ArrivalGate::new(ChunkPlan::NONE);
+    assert!(gate.is_open());
+    assert!(gate.require(1).is_err(), "it would never open");
 }
 
 #[test]
-fn a_barrier_opens_when_every_lane_has_delivered() {
+fn a_barrier_opens_when_all_before_it_have_landed() {
     let mut gate = ArrivalGate::new(plan());
-    let mut sender = LaneSender::new(plan());
-    for lane in [0, 1, 1] {
-        sender.sent(lane).unwrap();
-    }
-    assert!(sender.sent(2).is_err());
-    assert_eq!(gate.require(&sender.barrier()), Ok(false));
-    assert_eq!(gate.arrived(1), Ok(false));
+    let mut sender = ChunkNumbers::default();
+    assert_eq!([sender.next_chunk(), sender.next_chunk()], [0, 1]);
+    assert_eq!(gate.require(sender.barrier()), Ok(false));
+    assert_eq!(sender.next_chunk(), 2);
+    assert_eq!(gate.arrived(2), Ok(false), "as many chunks are not the same chunks");
     assert_eq!(gate.arrived(1), Ok(false));
     assert!(!gate.is_open());
     assert_eq!(gate.arrived(0), Ok(true));
-    assert_eq!(gate.arrived(0), Ok(false), "it was open already");
-    assert_eq!(gate.require(&counts(&[1, 2])), Ok(true));
-    assert!(gate.require(&counts(&[0, 0, 1])).is_err(), "a lane that does not exist would never deliver");
-    assert!(sender.check_resume(&counts(&[1, 2])).is_ok());
-    assert!(sender.check_resume(&counts(&[2, 2])).is_err());
+    assert!(gate.arrived(0).is_err());
+    assert_eq!(gate.require(2), Ok(true));
+    assert_eq!(gate.require(sender.barrier()), Ok(true), "it landed early");
+    assert_eq!(gate.arrived(3), Ok(false), "it was open already");
+    assert!(sender.check_resume(3).is_ok());
+    assert!(sender.check_resume(4).is_err());
 }
 
 #[test]
@@ -147,7 +170,7 @@ fn chunk_headers() {
     let sound = ChunkHeader::host_to_device(7, 64);
     let parse = |header: ChunkHeader, kind| ChunkHeader::parse(header.as_bytes(), kind, 64);
     assert_eq!(parse(sound, ChunkKind::HostToDevice), Ok(Some(sound)));
-    let back = ChunkHeader::device_to_host(7, 1 << 40, 64);
+    let back = ChunkHeader::device_to_host(7, 3, 1 << 40, 64);
     assert_eq!(parse(back, ChunkKind::DeviceToHost), Ok(Some(back)));
     let bad = [
         ("magic", ChunkHeader { magic: 1, ..sound }),
@@ -157,6 +180,7 @@ fn chunk_headers() {
         ("limit is 64", ChunkHeader { bytes: 65, ..sound }),
         ("limit is 64", ChunkHeader { bytes: u32::MAX, ..sound }),
         ("offset", ChunkHeader { offset: 1, ..sound }),
+        ("copy", ChunkHeader { copy: 1, ..sound }),
     ];
     for (word, header) in bad {
         let line = parse(header, ChunkKind::HostToDevice).unwrap_err().to_string();
@@ -164,7 +188,7 @@ fn chunk_headers() {
     }
     let wraps = ChunkHeader { offset: u64::MAX - 62, ..back };
     assert!(parse(wraps, ChunkKind::DeviceToHost).is_err());
-    assert_eq!(ChunkHeader::parse(&sound.as_bytes()[..31], ChunkKind::HostToDevice, 64), Ok(None));
+    assert_eq!(ChunkHeader::parse(&sound.as_bytes()[..39], ChunkKind::HostToDevice, 64), Ok(None));
 }
 
 fn offer() -> Welcome {
@@ -238,10 +262,10 @@ fn bulk_traffic_shows_that_the_peer_lives() {
     let (mut client, mut server) = greeted();
     client.chunk_landed(4_000 * MS, 0).unwrap();
     assert_eq!(client.next_timeout(), Some(9_000 * MS));
-    server.chunks().admit(0, 0).unwrap();
+    server.chunks().admit(0).unwrap();
     server.chunk_arrived(4_000 * MS, 0).unwrap();
     assert_eq!(server.next_timeout(), Some(9_000 * MS));
-    assert!(client.chunk_landed(4_000 * MS, 4).is_err());
+    assert!(client.chunk_landed(4_000 * MS, 0).is_err());
 }
 
 #[test]

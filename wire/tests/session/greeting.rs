@@ -234,25 +234,23 @@ fn only_the_same_client_resumes_and_only_from_where_it_was() {
     let try_with = |server: &mut ServerSession, hello: Hello, lines: &[u8]| {
         server.resume_client(2, &hello, lines.to_vec()).map_err(|refusal| refusal.text)
     };
-    let bad: [(Hello, &[u8]); 8] = [
+    let bad: [(Hello, &[u8]); 7] = [
         (Hello { session: [1, 3], ..hello }, &tail),
         (Hello { role: 1, ..hello }, &tail),
         (hello, b""),
         (hello, b"applied=0\n"),
-        (hello, b"applied=0\nchunks=0,0,0,0,0,0,0\n"),
-        (hello, b"applied=0\nchunks=0,0,0,0,0,0,0,0,0\n"),
-        (hello, b"applied=9\nchunks=0,0,0,0,0,0,0,0\n"),
-        (hello, b"applied=0\nchunks=1,0,0,0,0,0,0,0\n"),
+        (hello, b"applied=0\nchunks=0,0\n"),
+        (hello, b"applied=9\nchunks=0\n"),
+        (hello, b"applied=0\nchunks=1\n"),
     ];
     for (hello, lines) in bad {
         assert!(try_with(&mut server, hello, lines).is_err());
         assert!(server.is_open(), "an impostor changes nothing");
     }
-    assert_eq!(try_with(&mut server, hello, &tail), Ok([0; 8]));
+    assert_eq!(try_with(&mut server, hello, &tail), Ok(0));
 
     // The server that answers must be the same, too.
-    let bytes =
-        Welcome { session: [5, 5], ..*server.welcome() }.with_tail(b"applied=0\nchunks=0,0,0,0,0,0,0,0\n");
+    let bytes = Welcome { session: [5, 5], ..*server.welcome() }.with_tail(b"applied=0\nchunks=0\n");
     assert_eq!(answer(&mut client, &bytes).unwrap_err().culprit(), Culprit::Peer);
 }
 
@@ -276,7 +274,7 @@ fn lines_cannot_be_forged_through_values() {
     assert_eq!(lines.get("token"), Some("real"));
     assert_eq!(lines.get("program"), Some("x token=forged "));
     assert!(Lines::parse(vec![0xff]).is_err());
-    let progress = Progress { applied: u64::MAX, chunks: [1, 2, 3, 4, 5, 6, 7, u64::MAX] };
+    let progress = Progress { applied: u64::MAX, chunks: u64::MAX - 1 };
     assert_eq!(Progress::read(&progress.write(Lines::default())), Ok(progress));
     let long = Lines::default().with("program", &"x".repeat(5000));
     assert_eq!(Hello::blank().with_tail(&long).unwrap_err().culprit(), Culprit::Caller);

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use fusewire_wire::bulk::{CHUNK_HEADER_BYTES, ChunkHeader, ChunkKind, LaneCounts, MAX_LANES};
+use fusewire_wire::bulk::{CHUNK_HEADER_BYTES, ChunkHeader, ChunkKind, MAX_LANES};
 use fusewire_wire::error::ProtocolError;
 use fusewire_wire::frame::Record;
 use fusewire_wire::hello::{Hello, OpeningReader, Welcome};
@@ -135,12 +135,12 @@ struct Program {
 struct Worker {
     operations: u64,
     /// Events that wait for the window, in order.
-    events: VecDeque<(u16, [u64; 8])>,
+    events: VecDeque<(u16, [u64; 2])>,
     pushed: u64,
     slots: Vec<Option<u64>>,
     partial: [Vec<u8>; MAX_LANES],
     /// Every device-to-host chunk ever sent, for sending again.
-    sent: [Vec<Vec<u8>>; MAX_LANES],
+    sent: Vec<Vec<u8>>,
     numbered: u64,
     retired: u64,
     next_lane: usize,
@@ -366,10 +366,13 @@ impl Pair {
         let server = self.server.as_mut().unwrap();
         let held = server.resume_client(self.now, hello, tail).unwrap();
         self.worker.partial = Default::default();
-        for (lane, held) in held.iter().enumerate() {
-            for chunk in &self.worker.sent[lane][*held as usize..] {
-                self.bulk_down[lane].extend(chunk);
-            }
+        for (at, chunk) in self.worker.sent[held as usize..].iter().enumerate() {
+            self.bulk_down[at % self.setup.lanes as usize].extend(chunk);
+        }
+        let arrived = server.chunks().arrived_below();
+        for slot in &mut self.worker.slots {
+            // What came early has been forgotten, and comes again.
+            slot.take_if(|chunk| *chunk >= arrived);
         }
     }
 
@@ -391,7 +394,7 @@ impl Pair {
                     assert_eq!(record.body[16..16 + bytes], pattern(number, bytes));
                     assert!(record.body[16 + bytes..].iter().all(|byte| *byte == 0));
                     assert!(record.body.len() - 16 - bytes < 8);
-                    worker.events.push_back((ECHO, [number; 8]));
+                    worker.events.push_back((ECHO, [number; 2]));
                 }
                 TO_DEVICE => numbered.push((word(record.body, 0), word(record.body, 1))),
                 TO_HOST => to_host.push((record.number, word(record.body, 0))),
@@ -413,20 +416,17 @@ impl Pair {
                 let lane = worker.next_lane % lanes;
                 worker.next_lane += 1;
                 let payload = pattern(number, 1 + (offset as usize * 7) % SLOT_BYTES as usize);
-                let header = ChunkHeader::device_to_host(number, offset * 64, payload.len() as u32);
+                let chunk = server.d2h().next_chunk();
+                let header = ChunkHeader::device_to_host(chunk, number, offset * 64, payload.len() as u32);
                 let mut chunk = zerocopy::IntoBytes::as_bytes(&header).to_vec();
                 chunk.extend(payload);
                 if self.connected && self.greeted {
                     bulk_down[lane].extend(&chunk);
                 }
-                worker.sent[lane].push(chunk);
-                server.d2h().sent(lane).unwrap();
+                worker.sent.push(chunk);
             }
-            worker.events.push_back((BARRIER, server.d2h().barrier()));
-            let mut done = [0; 8];
-            done[0] = number;
-            done[1] = count;
-            worker.events.push_back((DONE, done));
+            worker.events.push_back((BARRIER, [server.d2h().barrier(); 2]));
+            worker.events.push_back((DONE, [number, count]));
         }
         self.push_events();
     }
@@ -434,13 +434,13 @@ impl Pair {
     fn push_events(&mut self) {
         let Some(server) = &mut self.server else { return };
         if let Some(upto) = server.chunks().tell_credit(2.min(self.setup.slots.into())) {
-            self.worker.events.push_back((CREDIT, [upto; 8]));
+            self.worker.events.push_back((CREDIT, [upto; 2]));
         }
         // The last chunks' credit is less than the threshold: tell it once there is nothing else to do.
         if self.worker.retired == self.worker.numbered
             && let Some(upto) = server.chunks().tell_credit(1)
         {
-            self.worker.events.push_back((CREDIT, [upto; 8]));
+            self.worker.events.push_back((CREDIT, [upto; 2]));
         }
         while let Some((op, values)) = self.worker.events.front() {
             match server.outbox().push(*op, 0, &words(values), &[]) {
@@ -469,11 +469,11 @@ impl Pair {
         let on_event = |record: Record<'_>| {
             assert_eq!(record.number, program.events + 1, "in order, exactly once");
             program.events = record.number;
-            let values: LaneCounts = std::array::from_fn(|index| word(record.body, index));
+            let values: [u64; 2] = std::array::from_fn(|index| word(record.body, index));
             Ok::<_, ProtocolError>(match record.op {
                 ECHO if pause_every != 0 && record.number.is_multiple_of(pause_every) => Next::Pause,
                 ECHO => Next::Continue,
-                BARRIER => Next::Barrier(values),
+                BARRIER => Next::Barrier(values[0]),
                 CREDIT => Next::Credit(values[0]),
                 DONE => {
                     let landed = program.landed.get(&values[0]).map_or(0, BTreeSet::len);
@@ -491,14 +491,14 @@ impl Pair {
     }
 
     fn send_chunks(&mut self, lane: usize) {
-        if !self.connected || !self.client.is_open() {
+        if !self.connected || !self.client.is_open() || lane >= self.setup.lanes as usize {
             return;
         }
         let chunks = self.client.chunks();
-        while let Some(chunk) = chunks.due(lane) {
+        for _ in 0..2 {
+            let Some(chunk) = chunks.due() else { return };
             assert!(chunks.may_send(chunk));
-            assert_eq!(chunks.plan().lane_of(chunk), lane);
-            assert_eq!(chunks.sent(lane), Ok(chunk));
+            assert_eq!(chunks.sent(), Ok(chunk));
             let payload = pattern(chunk, 1 + chunk as usize % SLOT_BYTES as usize);
             let header = ChunkHeader::host_to_device(chunk, payload.len() as u32);
             self.bulk_up[lane].extend(zerocopy::IntoBytes::as_bytes(&header));
@@ -515,16 +515,16 @@ impl Pair {
         let partial = &mut self.worker.partial[lane];
         partial.extend(bytes);
         while let Some(header) = ChunkHeader::parse(partial, ChunkKind::HostToDevice, SLOT_BYTES).unwrap() {
-            let slot = server.chunks().admit(lane, header.id).unwrap();
-            assert_eq!(self.worker.slots[slot], None, "the slot of chunk {} is still in use", header.id);
             let whole = CHUNK_HEADER_BYTES + header.bytes as usize;
             if partial.len() < whole {
                 break;
             }
-            assert_eq!(partial[CHUNK_HEADER_BYTES..whole], pattern(header.id, header.bytes as usize));
+            let slot = server.chunks().admit(header.number).unwrap();
+            assert_eq!(self.worker.slots[slot], None, "the slot of chunk {} is still in use", header.number);
+            assert_eq!(partial[CHUNK_HEADER_BYTES..whole], pattern(header.number, header.bytes as usize));
             partial.drain(..whole);
-            assert_eq!(server.chunk_arrived(self.now, lane), Ok(header.id));
-            self.worker.slots[slot] = Some(header.id);
+            server.chunk_arrived(self.now, header.number).unwrap();
+            self.worker.slots[slot] = Some(header.number);
         }
     }
 
@@ -544,11 +544,10 @@ impl Pair {
             if partial.len() < whole {
                 break;
             }
-            assert_eq!(partial[CHUNK_HEADER_BYTES..whole], pattern(header.id, header.bytes as usize));
+            assert_eq!(partial[CHUNK_HEADER_BYTES..whole], pattern(header.copy, header.bytes as usize));
             partial.drain(..whole);
-            let new = self.program.landed.entry(header.id).or_default().insert(header.offset);
-            assert!(new, "a chunk of copy {} landed twice", header.id);
-            if self.client.chunk_landed(self.now, lane).unwrap() {
+            self.program.landed.entry(header.copy).or_default().insert(header.offset);
+            if self.client.chunk_landed(self.now, header.number).unwrap() {
                 self.client_receives(None);
             }
         }
@@ -557,7 +556,8 @@ impl Pair {
     fn retire(&mut self, pick: usize) {
         let Some(server) = &mut self.server else { return };
         let numbered = self.worker.numbered;
-        let full: Vec<u64> = self.worker.slots.iter().flatten().copied().filter(|c| *c < numbered).collect();
+        let known = numbered.min(server.chunks().arrived_below());
+        let full: Vec<u64> = self.worker.slots.iter().flatten().copied().filter(|c| *c < known).collect();
         if full.is_empty() {
             return;
         }

@@ -58,14 +58,13 @@ impl ShmBulk {
                 return Ok(LinkError::Closed { peer: PEER.to_owned(), how: Closing::Here });
             }
             let stopping = outbox.is_stopping();
-            self.sender.take_from(outbox)?;
             if stopping {
                 let unsendable = self.gone.is_some() || last_progress.elapsed() > STOP_PATIENCE;
-                if self.sender.is_empty() || unsendable {
+                if (self.sender.is_empty() && outbox.is_empty()) || unsendable {
                     return Ok(LinkError::Closed { peer: PEER.to_owned(), how: Closing::Here });
                 }
             }
-            let sent = self.gone.is_none() && self.send(sink)?;
+            let sent = self.gone.is_none() && self.send(outbox, sink)?;
             let received = self.receive(sink)?;
             if sent || (received && !stopping) {
                 last_progress = Instant::now();
@@ -106,10 +105,10 @@ impl ShmBulk {
     }
 
     /// True: something was written.
-    fn send(&mut self, sink: &mut dyn BulkSink) -> Result<bool, LinkError> {
+    fn send(&mut self, outbox: &Outbox, sink: &mut dyn BulkSink) -> Result<bool, LinkError> {
         let mut written = 0;
         while written < STREAK {
-            let Some(group) = self.sender.current(usize::MAX, sink, &|| None) else { break };
+            let Some(group) = self.sender.current(outbox, usize::MAX, sink, &|| None)? else { break };
             let Some((piece, _)) = group.piece() else { break };
             // SAFETY: the group is live, and the payload's memory was promised to be until `sent`.
             let put = unsafe { self.ends.out.write(piece.iov_base.cast(), piece.iov_len.min(STREAK)) };

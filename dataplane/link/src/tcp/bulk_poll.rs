@@ -42,14 +42,13 @@ impl PollBulk {
                 return Ok(LinkError::Closed { peer: self.socket.peer.clone(), how: Closing::Here });
             }
             let stopping = outbox.is_stopping();
-            self.sender.take_from(outbox)?;
             if stopping {
                 let unsendable = self.send_failed.is_some() || last_progress.elapsed() > STOP_PATIENCE;
-                if self.sender.is_empty() || unsendable {
+                if (self.sender.is_empty() && outbox.is_empty()) || unsendable {
                     return Ok(LinkError::Closed { peer: self.socket.peer.clone(), how: Closing::Here });
                 }
             }
-            let sent = self.send(sink)?;
+            let sent = self.send(outbox, sink)?;
             let received = self.receive(sink)?;
             if sent || (received && !stopping) {
                 last_progress = Instant::now();
@@ -65,15 +64,14 @@ impl PollBulk {
     }
 
     /// True: something was sent.
-    fn send(&mut self, sink: &mut dyn BulkSink) -> Result<bool, LinkError> {
+    fn send(&mut self, outbox: &Outbox, sink: &mut dyn BulkSink) -> Result<bool, LinkError> {
         let mut progress = false;
         for _ in 0..STREAK {
             if self.send_failed.is_some() {
                 break;
             }
-            let Some(group) = self.sender.current(usize::MAX, sink, &|| self.socket.delivery()) else {
-                break;
-            };
+            let delivery = || self.socket.delivery();
+            let Some(group) = self.sender.current(outbox, usize::MAX, sink, &delivery)? else { break };
             // SAFETY: the group is live, and the payloads' memory was promised to be until `sent`.
             match unsafe { send_message_now(&self.socket, group.message()) } {
                 Ok(0) => break,

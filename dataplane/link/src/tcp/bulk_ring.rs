@@ -143,15 +143,14 @@ impl RingBulk {
                 return Ok(LinkError::Closed { peer: self.socket.peer.clone(), how: Closing::Here });
             }
             let stopping = outbox.is_stopping();
-            self.touched.sender.take_from(outbox)?;
             if stopping {
                 let unsendable = self.send_failed.is_some() || last_progress.elapsed() > STOP_PATIENCE;
-                if self.touched.sender.is_empty() || unsendable {
+                if (self.touched.sender.is_empty() && outbox.is_empty()) || unsendable {
                     return Ok(LinkError::Closed { peer: self.socket.peer.clone(), how: Closing::Here });
                 }
             }
             self.arm_receive()?;
-            self.arm_send(sink)?;
+            self.arm_send(outbox, sink)?;
             if self.ring.has_completions() {
                 self.ring.poke()?;
             } else {
@@ -181,13 +180,13 @@ impl RingBulk {
         Ok(())
     }
 
-    fn arm_send(&mut self, sink: &mut dyn BulkSink) -> Result<(), LinkError> {
+    fn arm_send(&mut self, outbox: &Outbox, sink: &mut dyn BulkSink) -> Result<(), LinkError> {
         if self.sending || self.send_failed.is_some() {
             return Ok(());
         }
         let alone = if self.zero_copy { ZERO_COPY_LEAST } else { usize::MAX };
         let delivery = || self.socket.delivery();
-        let Some(group) = self.touched.sender.current(alone, sink, &delivery) else { return Ok(()) };
+        let Some(group) = self.touched.sender.current(outbox, alone, sink, &delivery)? else { return Ok(()) };
         let socket = types::Fd(self.socket.raw());
         let flags = (libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32;
         let tag = TAG_SEND | group.number << TAG_BITS;

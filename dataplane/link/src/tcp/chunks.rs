@@ -182,10 +182,18 @@ impl Group {
     }
 }
 
+fn judge(chunk: &OutChunk) -> Result<(), LinkError> {
+    if chunk.header.bytes as usize != chunk.payload.len() || chunk.header.magic != CHUNK_MAGIC {
+        return Err(LinkError::Misuse("a chunk whose header does not fit its payload"));
+    }
+    Ok(())
+}
+
 /// The sending side: chunks in order, formed into groups, reported when their memory is free.
 #[derive(Default)]
 pub(crate) struct Sender {
-    waiting: VecDeque<OutChunk>,
+    /// Taken, and not fit for the group before.
+    next: Option<OutChunk>,
     /// Groups being sent (the last one only) or waiting for their notifications.
     groups: VecDeque<Box<Group>>,
     #[expect(
@@ -197,52 +205,41 @@ pub(crate) struct Sender {
 }
 
 impl Sender {
-    /// # Errors
-    /// A header that does not fit its payload.
-    fn push(&mut self, chunk: OutChunk) -> Result<(), LinkError> {
-        if chunk.header.bytes as usize != chunk.payload.len() || chunk.header.magic != CHUNK_MAGIC {
-            return Err(LinkError::Misuse("a chunk whose header does not fit its payload"));
-        }
-        self.waiting.push_back(chunk);
-        Ok(())
+    /// Whether nothing is half sent, and the kernel has let go of all that was sent.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.next.is_none() && self.groups.is_empty()
     }
 
-    /// Takes in what the lane's users want sent.
+    /// The group to send from now: the one that is half sent, or a new one of what `outbox` has. A chunk of at least
+    /// `alone` bytes gets a group of its own. `None`: there is nothing to send.
     ///
     /// # Errors
-    /// As [`push`](Self::push).
-    pub(crate) fn take_from(&mut self, outbox: &Outbox) -> Result<(), LinkError> {
-        while let Some(chunk) = outbox.take() {
-            self.push(chunk)?;
-        }
-        Ok(())
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.groups.is_empty()
-    }
-
-    /// The group to send from now: the one that is half sent, or a new one. A chunk of at least `alone`
-    /// bytes gets a group of its own.
+    /// A header that does not fit its payload.
     pub(crate) fn current(
         &mut self,
+        outbox: &Outbox,
         alone: usize,
         sink: &mut dyn BulkSink,
         delivery: &dyn Fn() -> Option<Delivery>,
-    ) -> Option<&mut Group> {
-        if self.groups.back().is_none_or(|group| group.is_sent()) {
-            self.form(alone, sink, delivery)?;
+    ) -> Result<Option<&mut Group>, LinkError> {
+        if self.groups.back().is_none_or(|group| group.is_sent())
+            && !self.form(outbox, alone, sink, delivery)?
+        {
+            return Ok(None);
         }
-        self.groups.back_mut().map(|group| &mut **group)
+        Ok(self.groups.back_mut().map(|group| &mut **group))
     }
 
+    /// Forms a group, if there is anything to send.
     fn form(
         &mut self,
+        outbox: &Outbox,
         alone: usize,
         sink: &mut dyn BulkSink,
         delivery: &dyn Fn() -> Option<Delivery>,
-    ) -> Option<()> {
-        let first = self.waiting.pop_front()?;
+    ) -> Result<bool, LinkError> {
+        let Some(first) = self.next.take().or_else(|| outbox.take()) else { return Ok(false) };
+        judge(&first)?;
         let mut group = self.spare.pop().unwrap_or_else(Group::new);
         group.chunks = 0;
         group.at = 0;
@@ -253,16 +250,18 @@ impl Sender {
         let mut bytes = first.payload.len();
         while bytes < alone.min(GROUP_BYTES)
             && group.chunks < GROUP_CHUNKS
-            && let Some(next) = self.waiting.front()
-            && next.payload.len() < alone
-            && bytes + next.payload.len() <= GROUP_BYTES
+            && let Some(next) = outbox.take_another()
         {
-            group.add(&sink.prepare(*next, delivery));
+            judge(&next)?;
+            if next.payload.len() >= alone || bytes + next.payload.len() > GROUP_BYTES {
+                self.next = Some(next);
+                break;
+            }
+            group.add(&sink.prepare(next, delivery));
             bytes += next.payload.len();
-            self.waiting.pop_front();
         }
         self.groups.push_back(group);
-        Some(())
+        Ok(true)
     }
 
     pub(crate) fn group(&mut self, number: u64) -> Option<&mut Group> {

@@ -20,6 +20,10 @@ const BULK_BUFFER_SAME_HOST: usize = 1 << 20;
 /// with what comes after; what it has taken cannot.
 const COMMAND_UNSENT: u32 = 256 << 10;
 
+/// The same on a bulk lane to another host. What the kernel has taken, and the network has not, no quicker lane can
+/// take over, and everybody waits for the slowest.
+const BULK_UNSENT: u32 = 512 << 10;
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
     Command,
@@ -61,7 +65,12 @@ impl Socket {
                 let _ = socket.set_tcp_notsent_lowat(COMMAND_UNSENT);
             }
             Use::Bulk if same_host => set_large_buffers(&fd, BULK_BUFFER_SAME_HOST),
-            Use::Bulk => set_large_buffers(&fd, BULK_BUFFER),
+            Use::Bulk => {
+                set_large_buffers(&fd, BULK_BUFFER);
+                let unsent =
+                    std::env::var("FW_LOWAT").ok().and_then(|v| v.parse().ok()).unwrap_or(BULK_UNSENT);
+                let _ = socket.set_tcp_notsent_lowat(unsent);
+            }
         }
         let peer = there.map_or_else(|| "a local socket".to_owned(), |address| address.to_string());
         Ok(Socket { fd, peer, same_host, owner: Owner::this_process() })

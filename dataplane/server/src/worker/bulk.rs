@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use fusewire_link::bulk::BulkEngine;
 use fusewire_link::compress::{Compress, Compressor, Expander};
 use fusewire_link::{
-    BulkHandle, BulkMover, BulkSink, ChunkHeader, CoreId, Delivery, LinkError, OutChunk, RawSlice,
-    RawSliceMut, Waker,
+    BulkHandle, BulkMover, BulkSink, ChunkHeader, ChunkQueue, CoreId, Delivery, LinkError, OutChunk,
+    RawSlice, RawSliceMut, Waker,
 };
 use fusewire_wire::bulk::{ChunkKind, MAX_LANES};
 use fusewire_wire::error::ProtocolError;
@@ -50,12 +50,11 @@ impl Shared {
 pub(super) struct Lanes {
     shared: Arc<Shared>,
     handles: [Option<BulkHandle>; MAX_LANES],
-    /// Chunks for lanes that the client has not opened yet.
-    early: [Vec<OutChunk>; MAX_LANES],
+    /// Chunks for the client. They wait here for the first lane that it opens.
+    queue: Arc<ChunkQueue>,
     count: usize,
     /// Whether device-to-host chunks are compressed.
     pub(super) compress: Compress,
-    next: usize,
     /// Device-to-host chunks so far: chunk d uses slot d mod slots.
     d2h: u64,
     /// By device-to-host slot: chunks that streams copy into it and that have not been handed to a lane. Every one
@@ -88,10 +87,9 @@ impl Lanes {
         Ok(Self {
             shared: Arc::new(shared),
             handles: Default::default(),
-            early: Default::default(),
+            queue: Arc::default(),
             count: plan.lanes(),
             compress: Compress::Off,
-            next: 0,
             d2h: 0,
             unhanded,
             crowded: 0,
@@ -145,11 +143,7 @@ impl Lanes {
             expander: Expander::default(),
             failed: false,
         };
-        let handle = BulkMover::spawn_on(engine, cores, sink)?;
-        for chunk in self.early.get_mut(lane).map(std::mem::take).unwrap_or_default() {
-            handle.send(chunk);
-        }
-        *place = Some(handle);
+        *place = Some(BulkMover::spawn_for(Arc::clone(&self.queue), engine, cores, sink)?);
         Ok(())
     }
 
@@ -250,29 +244,13 @@ impl Lanes {
         self.shared.pinned.word(self.shared.pinned.freed(slot)).fetch_add(1, Ordering::Release);
     }
 
-    /// Sends a device-to-host chunk from its slot. Gives the lane.
-    pub(super) fn send(&mut self, number: u64, slot: u32, offset: u64, bytes: u32) -> usize {
+    /// Sends a device-to-host chunk from its slot.
+    pub(super) fn send(&mut self, header: ChunkHeader, slot: u32) {
         self.handed(slot);
-        let lane = self.next;
-        self.next = (self.next + 1) % self.count.max(1);
         // SAFETY: the slot belongs to this chunk until the lane reports it sent, and the mapping outlives the lanes.
-        let payload = unsafe { RawSlice::new(self.shared.pinned.d2h_slot(slot), bytes as usize) };
-        let chunk = OutChunk {
-            header: ChunkHeader::device_to_host(number, offset, bytes),
-            payload,
-            done: u64::from(slot),
-            waited_for: false,
-        };
-        self.shared.bytes_out.fetch_add(u64::from(bytes), Ordering::Relaxed);
-        match self.handles.get(lane) {
-            Some(Some(handle)) => handle.send(chunk),
-            _ => {
-                if let Some(early) = self.early.get_mut(lane) {
-                    early.push(chunk);
-                }
-            }
-        }
-        lane
+        let payload = unsafe { RawSlice::new(self.shared.pinned.d2h_slot(slot), header.bytes as usize) };
+        self.shared.bytes_out.fetch_add(u64::from(header.bytes), Ordering::Relaxed);
+        self.queue.send(OutChunk { header, payload, done: u64::from(slot), waited_for: false });
     }
 
     /// Shuts every lane down once what is queued has been sent, and gives the threads up: they end with the
@@ -322,7 +300,7 @@ impl BulkSink for Sink {
             let limit = pinned.plan().slot_bytes;
             return Err(self.refuse(format!("a bulk chunk of {bytes} bytes; the limit is {limit}")));
         }
-        let admitted = self.shared.chunks().admit(self.lane, header.id);
+        let admitted = self.shared.chunks().admit(header.number);
         let slot = admitted.map_err(|error| self.refuse(error.to_string()))?;
         let start = pinned.h2d_slot(slot as u32);
         // SAFETY: the slot belongs to this chunk from here until it is retired, and the mapping outlives the lanes.
@@ -339,7 +317,7 @@ impl BulkSink for Sink {
             return;
         }
         let mut chunks = self.shared.chunks();
-        if chunks.arrived(self.lane).is_ok() {
+        if chunks.arrived(header.number).is_ok() {
             // Releases the payload to the streams that wait for it. Under the lock, so that it never goes back.
             let word = self.shared.pinned.word(self.shared.pinned.arrived());
             word.store(chunks.arrived_below() as u32, Ordering::Release);

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use cudarc::driver::sys::CUstream;
-use fusewire_wire::bulk::chunk_bytes;
+use fusewire_wire::bulk::{ChunkHeader, chunk_bytes};
 use fusewire_wire::ops::table::{
     CopyIn, CopyInInline, CopyOut, CopyRect, CopyWithin, INLINE_BYTES, INLINE_REPLY_BYTES, Memset,
 };
@@ -303,8 +303,8 @@ impl Gpu {
             self.out.data(number, offset, data);
             self.lanes.give_slot(slot);
         } else {
-            let lane = self.lanes.send(number, slot, offset, bytes);
-            self.out.chunk_sent(lane);
+            let chunk = self.out.next_chunk();
+            self.lanes.send(ChunkHeader::device_to_host(chunk, number, offset, bytes), slot);
         }
         if last {
             self.out.done(number, status);

@@ -1,16 +1,15 @@
 //! What goes back to the client: events, gathered between turns of the command lane.
 //!
 //! Events wait here while the dispatcher runs and while the client's window is full. A completion that depends
-//! on bulk chunks is preceded by a Barrier with their counts; that is kept here, in one place, so that nobody
+//! on bulk chunks is preceded by a Barrier with their number; that is kept here, in one place, so that nobody
 //! can forget it.
 
 use std::collections::VecDeque;
 
-use fusewire_wire::bulk::{LaneCounts, MAX_LANES};
 use fusewire_wire::error::ProtocolError;
 use fusewire_wire::ops::Status;
 use fusewire_wire::ops::events::{Barrier, Credit, Data, Done, Failed, HostCall, Print, Reply, Word};
-use fusewire_wire::session::Outbox;
+use fusewire_wire::session::{ChunkNumbers, Outbox};
 use zerocopy::IntoBytes;
 
 /// Bytes that may wait for a client that does not read. Then the session ends.
@@ -22,9 +21,9 @@ pub(super) struct Outgoing {
     records: VecDeque<(u16, u32, u32)>,
     bytes: VecDeque<Vec<u8>>,
     waiting: usize,
-    /// Chunks handed to each bulk lane, and what the client has been told of them.
-    sent: LaneCounts,
-    told: LaneCounts,
+    /// Chunks handed to the bulk lanes, and what the client has been told of them.
+    chunks: ChunkNumbers,
+    told: u64,
 }
 
 impl Outgoing {
@@ -42,17 +41,16 @@ impl Outgoing {
 
     /// The client must not act on what follows before it has the chunks sent so far.
     fn barrier(&mut self) {
-        if self.sent != self.told {
-            self.told = self.sent;
-            self.event(Barrier::CODE, Barrier { counts: self.sent }.as_bytes(), &[]);
+        let chunks = self.chunks.barrier();
+        if chunks != self.told {
+            self.told = chunks;
+            self.event(Barrier::CODE, Barrier { chunks }.as_bytes(), &[]);
         }
     }
 
-    /// A chunk was handed to a bulk lane.
-    pub(super) fn chunk_sent(&mut self, lane: usize) {
-        if let Some(count) = self.sent.get_mut(lane.min(MAX_LANES - 1)) {
-            *count += 1;
-        }
+    /// The number of a chunk that is handed to the bulk lanes.
+    pub(super) fn next_chunk(&mut self) -> u64 {
+        self.chunks.next_chunk()
     }
 
     pub(super) fn reply(&mut self, number: u64, status: Status, fixed: &[u8], tail: &[u8]) {
@@ -133,7 +131,7 @@ mod tests {
     fn a_completion_waits_behind_the_chunks_it_depends_on() {
         let mut out = Outgoing::default();
         out.done(1, 0);
-        out.chunk_sent(2);
+        out.next_chunk();
         out.done(2, 0);
         out.done(3, 0);
         let codes: Vec<u16> = out.records.iter().map(|record| record.0).collect();
@@ -143,7 +141,7 @@ mod tests {
     #[test]
     fn a_failure_waits_behind_the_chunks_that_went_before() {
         let mut out = Outgoing::default();
-        out.chunk_sent(0);
+        out.next_chunk();
         out.failed(1, 2, 700, true);
         out.failed(2, 2, 700, true);
         let codes: Vec<u16> = out.records.iter().map(|record| record.0).collect();

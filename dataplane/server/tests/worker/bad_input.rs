@@ -353,7 +353,7 @@ fn bulk_chunks_that_are_not_due_end_the_session() {
     for (header, what) in [
         (ChunkHeader::host_to_device(5, 64), "chunk 5"),
         (ChunkHeader::host_to_device(0, 65 << 10), "66560 bytes"),
-        (ChunkHeader::device_to_host(0, 0, 64), "makes no sense"),
+        (ChunkHeader::device_to_host(0, 0, 0, 64), "makes no sense"),
         // Compressed: to nothing less, to more than a slot, and what no compressor made.
         (ChunkHeader { decoded: 64, ..ChunkHeader::host_to_device(0, 64) }, "makes no sense"),
         (ChunkHeader { decoded: u32::MAX, ..ChunkHeader::host_to_device(0, 64) }, "4294967295 bytes"),
@@ -374,6 +374,14 @@ fn bulk_chunks_that_are_not_due_end_the_session() {
     }
     let text = ended_by_link(&mut client);
     assert!(text.contains("credit"), "{text}");
+    // One that came on another lane.
+    let mut client = Client::open(&Setup { lanes: 2, ..Setup::default() });
+    for lane in 0..2 {
+        client.lanes[lane].write_all(ChunkHeader::host_to_device(1, 8).as_bytes()).unwrap();
+        let _ = client.lanes[lane].write_all(&[0; 8]);
+    }
+    let text = ended_by_link(&mut client);
+    assert!(text.contains("chunk 1 a second time"), "{text}");
     // A copy whose numbers are not the next ones.
     let mut client = Client::open(&Setup::default());
     let context = client.context();

@@ -93,7 +93,6 @@ pub fn connection() -> (TcpStream, OwnedFd) {
 
 /// What arrived on a bulk lane.
 struct Landed {
-    lane: usize,
     header: ChunkHeader,
     payload: Vec<u8>,
 }
@@ -194,7 +193,7 @@ impl Client {
                 let header = ChunkHeader::parse(&head, ChunkKind::DeviceToHost, slot_bytes).unwrap().unwrap();
                 let mut payload = vec![0; header.bytes as usize];
                 if reader.read_exact(&mut payload).is_err()
-                    || landed.send(Landed { lane: lane as usize, header, payload }).is_err()
+                    || landed.send(Landed { header, payload }).is_err()
                 {
                     return;
                 }
@@ -303,14 +302,14 @@ impl Client {
             }
         }
         while let Ok(landed) = self.landed.try_recv() {
-            let data = self.data.entry(landed.header.id).or_default();
+            let data = self.data.entry(landed.header.copy).or_default();
             let (start, end) =
                 (landed.header.offset as usize, landed.header.offset as usize + landed.payload.len());
             if data.len() < end {
                 data.resize(end, 0);
             }
             data[start..end].copy_from_slice(&landed.payload);
-            if self.session.chunk_landed(now, landed.lane).unwrap() && result.is_ok() {
+            if self.session.chunk_landed(now, landed.header.number).unwrap() && result.is_ok() {
                 result = self.receive(now, None);
             }
         }
@@ -334,7 +333,7 @@ impl Client {
                 }
                 Event::Failed(event, _) => failed.push((event.number, event.status, event.sticky != 0)),
                 Event::Credit(event, _) => return Ok(Next::Credit(event.upto)),
-                Event::Barrier(event, _) => return Ok(Next::Barrier(event.counts)),
+                Event::Barrier(event, _) => return Ok(Next::Barrier(event.chunks)),
                 Event::Data(event, tail) => {
                     let all = data.entry(event.number).or_default();
                     let (start, end) =
@@ -362,16 +361,16 @@ impl Client {
         if self.hold_chunks {
             return;
         }
-        for lane in 0..self.lanes.len() {
-            while let Some(number) = self.session.chunks().due(lane) {
-                let payload = self.chunks.remove(&number).unwrap();
-                let header = ChunkHeader::host_to_device(number, payload.len() as u32);
-                let written = self.lanes[lane].write_all(header.as_bytes());
-                if written.and_then(|()| self.lanes[lane].write_all(&payload)).is_err() {
-                    return;
-                }
-                self.session.chunks().sent(lane).unwrap();
+        while let Some(number) = self.session.chunks().due() {
+            let payload = self.chunks.remove(&number).unwrap();
+            let header = ChunkHeader::host_to_device(number, payload.len() as u32);
+            // Now one lane, now another.
+            let lane = (number / 2) as usize % self.lanes.len();
+            let written = self.lanes[lane].write_all(header.as_bytes());
+            if written.and_then(|()| self.lanes[lane].write_all(&payload)).is_err() {
+                return;
             }
+            self.session.chunks().sent().unwrap();
         }
     }
 

@@ -53,13 +53,8 @@ pub(crate) fn connect() -> Result<Runtime, CUresult> {
     let welcome = &opened.welcome;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let spin = spin_time(cores);
-    let mut session = Session::new(
-        welcome.slot_bytes.max(4096) as usize,
-        u64::from(welcome.h2d_slots),
-        opened.bulk.len(),
-        spin,
-        log::quiet(),
-    );
+    let mut session =
+        Session::new(welcome.slot_bytes.max(4096) as usize, u64::from(welcome.h2d_slots), spin, log::quiet());
     session.keeps_images = welcome.features & features::IMAGES != 0;
     let session = Arc::new(session);
     let mut descriptors = vec![opened.command.as_fd().as_raw_fd()];
@@ -96,12 +91,13 @@ pub(crate) fn connect() -> Result<Runtime, CUresult> {
     for (number, socket) in opened.bulk.into_iter().enumerate() {
         let sink = Landings::new(session.clone(), number, compress);
         let socket = OwnedFd::from(socket);
-        let handle = match &area {
-            Some(area) => shm::bulk_engine(area, number, socket, Side::Client, spin)
-                .and_then(|engine| BulkMover::spawn_on(engine, Vec::new(), sink)),
-            None => BulkMover::spawn(socket, Vec::new(), sink),
+        let engine = match &area {
+            Some(area) => shm::bulk_engine(area, number, socket, Side::Client, spin),
+            None => tcp::bulk_engine(socket, tcp::Engine::Auto, tcp::ZeroCopy::Auto),
         };
-        let handle = handle.map_err(link)?;
+        let handle = engine
+            .and_then(|engine| BulkMover::spawn_for(session.outgoing.clone(), engine, Vec::new(), sink))
+            .map_err(link)?;
         descriptors.extend_from_slice(handle.descriptors());
         lanes.push(handle);
     }

@@ -148,14 +148,15 @@ mod tests {
 
     #[test]
     fn nobody_hears_of_the_end_while_a_lane_may_use_his_memory() {
-        let session = Arc::new(Session::new(1 << 20, 8, 2, Duration::ZERO, true));
+        let session = Arc::new(Session::new(1 << 20, 8, Duration::ZERO, true));
         let mut lanes = Vec::new();
         let mut let_go = Vec::new();
         for lane in 0..2 {
             let (tell, told) = channel();
             let engine = Holding { inner: Box::new(memory::bulk_pair().unwrap().0), let_go: told };
             let sink = Landings::new(session.clone(), lane, Compress::Off);
-            lanes.push(BulkMover::spawn_on(Box::new(engine), Vec::new(), sink).unwrap());
+            let queue = session.outgoing.clone();
+            lanes.push(BulkMover::spawn_for(queue, Box::new(engine), Vec::new(), sink).unwrap());
             let_go.push(tell);
         }
         session.set_bulk(lanes);

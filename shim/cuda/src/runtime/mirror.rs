@@ -416,7 +416,7 @@ mod tests {
 
     #[test]
     fn what_many_kernels_may_have_written_comes_back_once() {
-        let session = Session::new(1 << 20, 8, 1, Duration::ZERO, true);
+        let session = Session::new(1 << 20, 8, Duration::ZERO, true);
         let context = Arc::new(Context::new(1, 0, true, 0, 3020));
         let stream = |handle| Arc::new(Stream::new(handle, context.clone(), StreamKind::Created, 1, 0));
         let (one, two) = (stream(16), stream(32));
@@ -456,7 +456,7 @@ mod tests {
 
     #[test]
     fn the_device_is_ahead_until_its_changes_have_come_or_will_not() {
-        let session = Session::new(1 << 20, 8, 1, Duration::ZERO, true);
+        let session = Session::new(1 << 20, 8, Duration::ZERO, true);
         let context = Arc::new(Context::new(1, 0, true, 0, 3020));
         let stream = Arc::new(Stream::new(16, context, StreamKind::Created, 1, 0));
         let memory = [0u8; 4];
@@ -477,7 +477,7 @@ mod tests {
 
     #[test]
     fn nothing_is_asked_for_while_changes_of_the_same_memory_are_being_sent() {
-        let session = Session::new(1 << 20, 8, 1, Duration::ZERO, true);
+        let session = Session::new(1 << 20, 8, Duration::ZERO, true);
         let context = Arc::new(Context::new(1, 0, true, 0, 3020));
         let stream = Arc::new(Stream::new(16, context, StreamKind::Created, 1, 0));
         let mirror = |base| Arc::new(Mirror::new(base, PAGE as usize, base, 4));

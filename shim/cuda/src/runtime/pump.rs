@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use fusewire_link::compress::{Compress, Compressor, Expander};
 use fusewire_link::{BulkSink, ChunkHeader, CommandLane, Delivery, LinkError, OutChunk, RawSliceMut, Wait};
-use fusewire_wire::bulk::LaneCounts;
 use fusewire_wire::error::ProtocolError;
 use fusewire_wire::frame::{CloseReason, FrameHeader, FrameKind, Record, close_frame};
 use fusewire_wire::ops::events::Event;
@@ -117,7 +116,7 @@ impl Pump {
     pub(crate) fn new(session: Arc<Session>, spin: Duration) -> Self {
         let events = Events {
             session: session.clone(),
-            barrier: LaneCounts::default(),
+            barrier: 0,
             pong: None,
             host: HostThread::new(session.clone()),
         };
@@ -185,7 +184,7 @@ impl Pump {
         });
         outcome?;
         let turn = turn?;
-        if self.inbox.is_paused() && self.session.has_landed(&self.events.barrier) {
+        if self.inbox.is_paused() && self.session.has_landed(self.events.barrier) {
             self.session.held_back.store(false, Relaxed);
             self.inbox.resume(&mut self.events)?;
             busy = true;
@@ -280,8 +279,8 @@ fn bare(kind: FrameKind, number: u64, applied: u64) -> Arc<Vec<u8>> {
 /// Takes the server's events, in order.
 struct Events {
     session: Arc<Session>,
-    /// Chunks that must have landed before later events are seen.
-    barrier: LaneCounts,
+    /// All chunks below this must have landed before later events are seen.
+    barrier: u64,
     /// The latest Ping to be answered.
     pong: Option<u64>,
     host: HostThread,
@@ -358,11 +357,11 @@ impl Events {
                 session.push_chunks();
             }
             Event::Barrier(barrier, _) => {
-                self.barrier = barrier.counts;
+                self.barrier = barrier.chunks;
                 session.held_back.store(true, Relaxed);
                 // Either this thread sees what has landed, or the lane sees that it is waited for.
                 fence(SeqCst);
-                if !session.has_landed(&self.barrier) {
+                if !session.has_landed(self.barrier) {
                     return Flow::Pause;
                 }
                 session.held_back.store(false, Relaxed);
@@ -460,11 +459,11 @@ impl Landings {
 
 impl BulkSink for Landings {
     fn place(&mut self, header: &ChunkHeader) -> Result<RawSliceMut, LinkError> {
-        let copy = match lock(&self.session.pending).get(&header.id) {
+        let copy = match lock(&self.session.pending).get(&header.copy) {
             Some(Pending::CopyOut(copy)) => copy.clone(),
             _ => {
                 return Err(
-                    self.refuse(&format!("data of operation {}, which is no pending copy", header.id))
+                    self.refuse(&format!("data of operation {}, which is no pending copy", header.copy))
                 );
             }
         };
@@ -484,13 +483,10 @@ impl BulkSink for Landings {
         let expanded = self.expander.landed(header);
         stats::landed(header.contents(), header.bytes);
         self.receiving = None;
-        if let Err(error) = expanded {
+        if let Err(error) = expanded.and_then(|()| self.session.chunk_landed(header.number)) {
             // It never lands, and whoever waits for it is told that the session is over.
             self.session.lose(&self.refuse(&error.to_string()).to_string());
             return;
-        }
-        if let Some(landed) = self.session.landed.get(self.lane) {
-            landed.fetch_add(1, Release);
         }
         fence(SeqCst);
         if self.session.held_back.load(Acquire) {

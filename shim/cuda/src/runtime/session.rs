@@ -14,12 +14,12 @@ use std::sync::atomic::{
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use fusewire_link::{BulkHandle, RawSlice, Waker};
-use fusewire_wire::bulk::{LaneCounts, MAX_LANES, chunk_bytes};
+use fusewire_link::{BulkHandle, ChunkQueue, RawSlice, Waker};
+use fusewire_wire::bulk::chunk_bytes;
 use fusewire_wire::error::ProtocolError;
 use fusewire_wire::ops::table::{Fence, StreamQuery};
 use fusewire_wire::ops::{AsyncRecord, Record, SyncRecord};
-use fusewire_wire::session::{Outbox, OutboxConfig};
+use fusewire_wire::session::{Outbox, OutboxConfig, Window};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::abi::result::{CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_UNKNOWN, CUDA_SUCCESS};
@@ -67,8 +67,11 @@ pub(crate) struct Session {
     pub(crate) helm: Helm,
     pub(crate) waker: OnceLock<Waker>,
     pub(super) bulk: OnceLock<Vec<BulkHandle>>,
-    /// Chunks that have landed, by lane.
-    pub(crate) landed: [AtomicU64; MAX_LANES],
+    /// Chunks to the device that may be sent.
+    pub(crate) outgoing: Arc<ChunkQueue>,
+    /// Chunks from the device that have landed, and below which number all have.
+    landed: Mutex<Window>,
+    landed_below: AtomicU64,
     /// The I/O thread holds events back until more has landed.
     pub(crate) held_back: AtomicBool,
     pub(crate) transfers: Transfers,
@@ -97,7 +100,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Session {
-    pub(crate) fn new(slot_bytes: usize, slots: u64, lanes: usize, spin: Duration, quiet: bool) -> Self {
+    pub(crate) fn new(slot_bytes: usize, slots: u64, spin: Duration, quiet: bool) -> Self {
         Self {
             lane: Mutex::new(Lane {
                 // As many buffers are kept as there can be bytes under way: where threads sleep, a batch may be a
@@ -119,9 +122,11 @@ impl Session {
             helm: Helm::default(),
             waker: OnceLock::new(),
             bulk: OnceLock::new(),
-            landed: Default::default(),
+            outgoing: Arc::default(),
+            landed: Mutex::default(),
+            landed_below: AtomicU64::new(0),
             held_back: AtomicBool::new(false),
-            transfers: Transfers::new(slots, lanes),
+            transfers: Transfers::new(slots),
             first: OnceLock::new(),
             several: OnceLock::new(),
             concurrent: AtomicBool::new(false),
@@ -505,9 +510,21 @@ impl Session {
         Ok(())
     }
 
-    /// Whether as many chunks have landed as `counts` says.
-    pub(crate) fn has_landed(&self, counts: &LaneCounts) -> bool {
-        self.landed.iter().zip(counts).all(|(landed, count)| landed.load(Acquire) >= *count)
+    /// A chunk from the device has landed.
+    ///
+    /// # Errors
+    /// When it had landed before.
+    pub(crate) fn chunk_landed(&self, number: u64) -> Result<(), ProtocolError> {
+        let mut landed = lock(&self.landed);
+        landed.mark(number)?;
+        // Under the lock, so that it never goes back.
+        self.landed_below.store(landed.below(), Release);
+        Ok(())
+    }
+
+    /// Whether all chunks from the device below this one have landed.
+    pub(crate) fn has_landed(&self, below: u64) -> bool {
+        self.landed_below.load(Acquire) >= below
     }
 
     /// Publishes the copy of `source` through bulk chunks. The source must stay as it is until the transfer
@@ -586,9 +603,7 @@ impl Session {
 
     /// Hands chunks for which there is credit to the bulk lanes.
     pub(crate) fn push_chunks(&self) {
-        if let Some(bulk) = self.bulk.get() {
-            self.transfers.push(bulk);
-        }
+        self.transfers.push(&self.outgoing);
     }
 }
 
@@ -607,7 +622,7 @@ mod tests {
 
     #[test]
     fn a_copy_counts_as_work_once_there_is_a_second_stream() {
-        let session = Session::new(1 << 20, 8, 1, Duration::ZERO, true);
+        let session = Session::new(1 << 20, 8, Duration::ZERO, true);
         let context = Arc::new(Context::new(1, 0, true, 0, 3020));
         let (one, two) = (stream(16, &context), stream(32, &context));
         let copy = CopyInInline { stream: one.handle, destination: 0, bytes: 4 };
@@ -624,7 +639,7 @@ mod tests {
 
     #[test]
     fn the_second_stream_comes_after_what_did_not_count_whatever_the_first_is_doing() {
-        let session = Session::new(1 << 20, 8, 1, Duration::ZERO, true);
+        let session = Session::new(1 << 20, 8, Duration::ZERO, true);
         let context = Arc::new(Context::new(1, 0, true, 0, 3020));
         let (one, two) = (stream(16, &context), stream(32, &context));
         session.add_stream(&one);

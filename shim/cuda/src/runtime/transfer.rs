@@ -1,13 +1,13 @@
 //! Host-to-device payloads on their way: chunks, credit, and who may use the source again.
 //!
-//! Chunks are numbered in the order of the command lane. Chunk `c` may be sent once the server has given
-//! credit for it, and travels on bulk lane `c mod lanes`. The program's memory is sent from where it is.
+//! Chunks are numbered in the order of the command lane. A chunk may be sent once the server has given credit for
+//! it, and travels on whichever bulk lane is free first. The program's memory is sent from where it is.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use fusewire_link::{BulkHandle, ChunkHeader, OutChunk, RawSlice};
+use fusewire_link::{ChunkHeader, ChunkQueue, OutChunk, RawSlice};
 
 use super::session::lock;
 
@@ -65,7 +65,6 @@ pub(crate) struct Transfers {
     queue: Mutex<Queue>,
     /// Chunks below this may be sent.
     credit: AtomicU64,
-    lanes: usize,
 }
 
 #[derive(Default)]
@@ -79,8 +78,8 @@ struct Queue {
 }
 
 impl Transfers {
-    pub(crate) fn new(slots: u64, lanes: usize) -> Self {
-        Self { queue: Mutex::default(), credit: AtomicU64::new(slots), lanes: lanes.max(1) }
+    pub(crate) fn new(slots: u64) -> Self {
+        Self { queue: Mutex::default(), credit: AtomicU64::new(slots) }
     }
 
     /// Enters a payload whose chunks start at `first`. Called in the order of chunks. `waited_for`: the caller is
@@ -113,7 +112,7 @@ impl Transfers {
     }
 
     /// Hands all chunks for which there is credit to the lanes.
-    pub(crate) fn push(&self, lanes: &[BulkHandle]) {
+    pub(crate) fn push(&self, lanes: &ChunkQueue) {
         let mut queue = lock(&self.queue);
         let credit = self.credit.load(Relaxed);
         queue.sending.retain(|transfer| !transfer.is_sent());
@@ -132,9 +131,7 @@ impl Transfers {
                 queue.waiting.pop_front();
                 queue.sending.push(transfer);
             }
-            if let Some(lane) = lanes.get((chunk % self.lanes as u64) as usize) {
-                lane.send(OutChunk { header, payload, done, waited_for });
-            }
+            lanes.send(OutChunk { header, payload, done, waited_for });
         }
     }
 
