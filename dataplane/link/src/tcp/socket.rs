@@ -22,7 +22,7 @@ const COMMAND_UNSENT: u32 = 256 << 10;
 
 /// The same on a bulk lane to another host. What the kernel has taken, and the network has not, no quicker lane can
 /// take over, and everybody waits for the slowest.
-const BULK_UNSENT: u32 = 512 << 10;
+const BULK_UNSENT: u32 = 64 << 10;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
