@@ -17,16 +17,12 @@ pub const MAX_LANES: usize = 8;
 /// No chunk but a copy's last is smaller: below this, what a chunk costs weighs more than what it carries.
 pub const LEAST_CHUNK_BYTES: u64 = 64 << 10;
 
-/// Chunks for each lane that a copy is cut into, if they are then large enough: while the last ones are under way, some
-/// lanes have nothing to do.
-const CHUNKS_A_LANE: u64 = 8;
-
 /// Bytes of each chunk of a copy of `bytes` bytes, but for its last. Both ends cut by this rule.
 ///
 /// A copy too short to keep all lanes busy with full slots is cut smaller, so that it has them all the same.
 pub fn chunk_bytes(bytes: u64, slot_bytes: u32) -> u64 {
     let slot = u64::from(slot_bytes).max(1);
-    let share = bytes.div_ceil(MAX_LANES as u64 * CHUNKS_A_LANE);
+    let share = bytes.div_ceil(MAX_LANES as u64);
     if share >= slot { slot } else { share.next_multiple_of(LEAST_CHUNK_BYTES).clamp(1, slot) }
 }
 
@@ -127,14 +123,13 @@ mod tests {
         const SLOT: u32 = 1 << 20;
         assert_eq!(chunk_bytes(0, SLOT), 1);
         assert_eq!(chunk_bytes(1, SLOT), LEAST_CHUNK_BYTES);
-        assert_eq!(chunk_bytes(1 << 20, SLOT), LEAST_CHUNK_BYTES);
-        assert_eq!(chunk_bytes(16 << 20, SLOT), 256 << 10);
-        assert_eq!(chunk_bytes((64 << 20) - 1, SLOT), 1 << 20);
+        assert_eq!(chunk_bytes(1 << 20, SLOT), 128 << 10);
+        assert_eq!(chunk_bytes((8 << 20) - 1, SLOT), 1 << 20);
         assert_eq!(chunk_bytes(1 << 30, SLOT), 1 << 20);
         assert_eq!(chunk_bytes(1 << 20, 4096), 4096);
         assert_eq!(chunk_bytes(u64::MAX, u32::MAX), u32::MAX.into());
         for bytes in [1u64, 65_535, 65_537, 1 << 20, 3_000_001] {
-            assert!(bytes.div_ceil(chunk_bytes(bytes, SLOT)) <= MAX_LANES as u64 * CHUNKS_A_LANE);
+            assert!(bytes.div_ceil(chunk_bytes(bytes, SLOT)) <= MAX_LANES as u64);
         }
     }
 }

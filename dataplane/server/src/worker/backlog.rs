@@ -117,6 +117,11 @@ impl Kept {
     }
 }
 
+/// Whether queues with so many entries will become shorter, seeing how many have no ticket behind them.
+fn frees_itself(queued: u32, unticketed: u32) -> bool {
+    queued.saturating_sub(unticketed) >= TICKET_EVERY
+}
+
 impl Gpu {
     /// Whether an operation has to wait, and with it all that come after it.
     #[inline]
@@ -164,8 +169,18 @@ impl Gpu {
     }
 
     /// Sees to it that the queues' becoming empty will be noticed.
+    ///
+    /// A ticket costs the GPU about what an empty kernel does. So where the queues are only full, those that are under
+    /// way will do: were there one more for each few entries that become free, there would soon be one for each entry.
     pub(super) fn watch_queues(&mut self) {
-        for id in self.streams.unticketed() {
+        let unticketed = self.streams.unticketed();
+        if self.queued >= QUEUE {
+            let entries = unticketed.iter().filter_map(|id| self.streams.get(*id).ok()).map(|s| s.unticketed);
+            if frees_itself(self.queued, entries.sum()) {
+                return;
+            }
+        }
+        for id in unticketed {
             let Ok(context) = self.streams.get(id).map(|stream| stream.context) else { continue };
             if self.enter(context).is_ok() && !self.is_capturing(id) {
                 // On an error the context is lost, and its entries are not counted any more.
@@ -191,5 +206,19 @@ impl Gpu {
             self.failed(number, status);
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_queues_get_no_ticket_for_each_entry_that_becomes_free() {
+        // One stream: a ticket every 64 entries, and the GPU always at the first of them.
+        assert!(frees_itself(QUEUE, TICKET_EVERY - 1));
+        // Many streams with a few entries each, none of which has had its ticket.
+        assert!(!frees_itself(QUEUE, QUEUE));
+        assert!(!frees_itself(QUEUE + 3, QUEUE));
     }
 }
