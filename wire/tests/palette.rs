@@ -104,28 +104,53 @@ fn a_forged_payload_is_refused() {
     }
     out.push(0);
     assert!(decode(&encoded, &mut out).is_err(), "into one byte more");
-    let block = |width: u8, last: u8, count: u32, rest: &[u8]| {
-        let mut block = vec![width, last, 0, 0];
+    let block = |width: u8, last: &[u8], count: u32, rest: &[u8]| {
+        let mut block = vec![width, last.len() as u8, 0, 0, 0, 0, 0, 0];
+        block[5..5 + last.len().min(3)].copy_from_slice(&last[..last.len().min(3)]);
         block.extend_from_slice(&count.to_le_bytes());
         block.extend_from_slice(rest);
         block
     };
     let mut four = [0; 4];
-    assert!(decode(&block(4, 0, 1, &[1, 2, 3, 4]), &mut four).is_ok());
+    assert!(decode(&block(4, &[0], 1, &[1, 2, 3, 4]), &mut four).is_ok());
     assert_eq!(four, [1, 2, 3, 4]);
-    assert!(decode(&block(2, 1, 2, &[0, 1, 5, 6, 7, 8]), &mut four).is_ok());
+    assert!(decode(&block(2, &[1], 2, &[0, 1, 5, 6, 7, 8]), &mut four).is_ok());
     assert_eq!(four, [5, 6, 7, 8]);
+    let mut twelve = [0; 12];
+    assert!(
+        decode(&block(2, &[1, 0, 0], 2, &[1, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]), &mut twelve).is_ok()
+    );
+    assert_eq!(twelve, [3, 4, 5, 6, 7, 8, 1, 2, 5, 6, 7, 8]);
     for forged in [
-        block(2, 1, 2, &[0, 2, 5, 6, 7, 8]),
-        block(4, 0, 0, &[1, 2, 3, 4]),
-        block(3, 0, 1, &[1, 2, 3, 4]),
-        block(1, 0, 4, &[1, 2, 3, 4]),
-        block(0, 1, 4, &[1, 2, 3, 4]),
-        block(4, 0, u32::MAX, &[1, 2, 3, 4]),
-        block(0, 0, u32::MAX, &[1, 2, 3, 4]),
-        block(4, 255, 1, &[0; 1000]),
-        block(4, 0, 1, &[1, 2, 3]),
-        [4, 0, 1, 0, 1, 0, 0, 0, 1, 2, 3, 4].to_vec(),
+        block(2, &[1, 0, 0], 2, &[1, 0, 0, 1, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]),
+        block(2, &[1, 0, 0], 2, &[1, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7]),
+    ] {
+        assert!(decode(&forged, &mut twelve).is_err(), "{forged:?}");
+    }
+    let damaged = |at: usize| {
+        let mut sound = block(4, &[0], 1, &[1, 2, 3, 4]);
+        sound[at] = 1;
+        sound
+    };
+    for forged in [
+        block(2, &[1], 2, &[0, 2, 5, 6, 7, 8]),
+        block(4, &[0], 0, &[1, 2, 3, 4]),
+        block(3, &[0], 1, &[1, 2, 3, 4]),
+        block(1, &[0], 4, &[1, 2, 3, 4]),
+        block(0, &[1], 4, &[1, 2, 3, 4]),
+        block(0, &[], 4, &[1, 2, 3, 4]),
+        block(0, &[0, 0, 0], 4, &[1, 2, 3, 4]),
+        block(2, &[0, 0], 1, &[1, 2, 3, 4]),
+        block(2, &[0; 4], 1, &[1, 2, 3, 4]),
+        block(2, &[0; 255], 1, &[1, 2, 3, 4]),
+        block(4, &[0], u32::MAX, &[1, 2, 3, 4]),
+        block(0, &[0], u32::MAX, &[1, 2, 3, 4]),
+        block(4, &[255], 1, &[0; 1000]),
+        block(4, &[0], 1, &[1, 2, 3]),
+        damaged(2),
+        damaged(4),
+        damaged(6),
+        damaged(7),
     ] {
         assert!(decode(&forged, &mut four).is_err(), "{forged:?}");
     }

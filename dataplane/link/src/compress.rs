@@ -8,6 +8,10 @@
 //! quicker than the codec nothing is done at all; data that the codec can do nothing for is looked at in a few
 //! places, and for twice as many chunks not at all after each vain look.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod kernel;
+
 use std::collections::VecDeque;
 use std::time::Instant;
 
@@ -16,6 +20,8 @@ use fusewire_wire::error::ProtocolError;
 use fusewire_wire::palette;
 
 use crate::bulk::{Delivery, OutChunk, RawSlice, RawSliceMut};
+
+pub use kernel::kernel;
 
 /// When to compress: `FUSEWIRE_COMPRESS`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,6 +76,7 @@ pub struct Compressor {
     spare: Vec<Box<[u8]>>,
     buffers: usize,
     decision: Decision,
+    palette: palette::Encoder,
 }
 
 impl Compressor {
@@ -80,7 +87,14 @@ impl Compressor {
             _ => GAIN_ON_FEW_CORES,
         };
         let decision = Decision { gain, ..Decision::default() };
-        Self { mode, sending: VecDeque::new(), spare: Vec::new(), buffers: 0, decision }
+        Self {
+            mode,
+            sending: VecDeque::new(),
+            spare: Vec::new(),
+            buffers: 0,
+            decision,
+            palette: palette::Encoder::new(kernel()),
+        }
     }
 
     /// For [`BulkSink::prepare`](crate::BulkSink::prepare).
@@ -112,7 +126,7 @@ impl Compressor {
         let since = Instant::now();
         // SAFETY: the payload stays valid and unchanged until the lane reports it sent: `RawSlice::new`.
         let source = unsafe { std::slice::from_raw_parts(chunk.payload.start(), length) };
-        let encoded = palette::encode(source, &mut buffer);
+        let encoded = self.palette.encode(source, &mut buffer);
         self.decision.learn(length, encoded, since.elapsed().as_secs_f64());
         let Some(encoded) = encoded else {
             self.spare.push(buffer);
@@ -279,7 +293,7 @@ impl Expander {
         let bytes = self.compressed.get(..header.bytes as usize).unwrap_or_default();
         // SAFETY: the memory was promised to stay, and to be the lane's alone, until the chunk has landed.
         let target = unsafe { std::slice::from_raw_parts_mut(target.start(), target.len()) };
-        palette::decode(bytes, target)
+        palette::decode_with(kernel(), bytes, target)
     }
 }
 

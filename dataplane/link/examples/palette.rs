@@ -1,0 +1,119 @@
+//! Measures the word palette on one MiB at a time: GB/s of what goes in and comes out.
+//!
+//! `cargo run --release -p fusewire-link --example palette [THREADS]`
+//!
+//! `near`: the same chunk again and again, which stays in the cache. `far`: a batch of 64 MiB, as it is when it was
+//! made by another core, or is to be fetched by another device. `portable` is what runs where there is nothing
+//! better.
+
+use std::time::Instant;
+
+use fusewire_link::compress::kernel;
+use fusewire_wire::palette::{Encoder, Kernel, Portable, decode_with};
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+const CHUNK: usize = 512 << 10;
+const BATCH: usize = 64 << 20;
+const ROUNDS: usize = 5;
+const PLANE: usize = 224 * 224;
+
+fn main() -> Result<(), Failure> {
+    let threads = std::env::args().nth(1).map_or(Ok(1), |threads| threads.parse())?;
+    let mut noise = Noise(1);
+    let whole = |bytes: [u8; 4]| bytes.to_vec();
+    let upper = |bytes: [u8; 4]| bytes[2..].to_vec();
+    let by_plane = |at| at / PLANE % 3;
+    let interleaved = |at| at % 3;
+    let sources = [
+        ("f32", pixels(256, by_plane, whole)),
+        ("f32, 16 shades", pixels(16, by_plane, whole)),
+        ("f32 interleaved", pixels(256, interleaved, whole)),
+        ("bf16", pixels(256, by_plane, upper)),
+        ("bf16 interleaved", pixels(256, interleaved, upper)),
+        ("noise", (0..BATCH).map(|_| noise.next() as u8).collect()),
+    ];
+    for (name, kernel) in [("portable", &Portable as &'static dyn Kernel), ("best", kernel())] {
+        println!("{name}: {kernel:?}, {threads} threads at once, GB/s of one");
+        for (name, source) in &sources {
+            let results = std::thread::scope(|scope| {
+                let all: Vec<_> = (0..threads).map(|_| scope.spawn(|| measure(kernel, source))).collect();
+                all.into_iter().map(|thread| thread.join().map_err(|_| "a thread died")?).collect()
+            });
+            let results: Result<Vec<[f64; 5]>, Failure> = results;
+            for [ratio, near, far, near_back, far_back] in results? {
+                println!(
+                    "{name:16} 1:{ratio:5.3}  encode near {near:6.2} far {far:6.2}  \
+                     decode near {near_back:6.2} far {far_back:6.2}"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What becomes of a byte; and GB/s of encoding and decoding what is near and far.
+fn measure(kernel: &'static dyn Kernel, source: &[u8]) -> Result<[f64; 5], Failure> {
+    let mut encoder = Encoder::new(kernel);
+    let mut out = vec![0; CHUNK];
+    let mut back = vec![0; CHUNK];
+    let mut target = vec![0; source.len()];
+    let near = source.get(..CHUNK).unwrap_or(source);
+    let mut best = [f64::MAX; 4];
+    let mut bytes = 0;
+    for _ in 0..ROUNDS {
+        let mut seconds = [0.0; 4];
+        bytes = 0;
+        for (chunk, place) in source.chunks(CHUNK).zip(target.chunks_mut(CHUNK)) {
+            let since = Instant::now();
+            let encoded = encoder.encode(chunk, &mut out);
+            seconds[1] += since.elapsed().as_secs_f64();
+            bytes += encoded.unwrap_or(chunk.len());
+            let Some(encoded) = encoded else { continue };
+            let since = Instant::now();
+            decode_with(kernel, &out[..encoded], place)?;
+            seconds[3] += since.elapsed().as_secs_f64();
+        }
+        for _ in source.chunks(CHUNK) {
+            let since = Instant::now();
+            let encoded = encoder.encode(near, &mut out);
+            seconds[0] += since.elapsed().as_secs_f64();
+            let Some(encoded) = encoded else { continue };
+            let since = Instant::now();
+            decode_with(kernel, &out[..encoded], &mut back)?;
+            seconds[2] += since.elapsed().as_secs_f64();
+        }
+        for (best, seconds) in best.iter_mut().zip(seconds) {
+            *best = best.min(seconds);
+        }
+    }
+    if bytes < source.len() && target != source {
+        return Err("what came out is not what went in".into());
+    }
+    let [near, far, near_back, far_back] = best.map(|seconds| source.len() as f64 / seconds / 1e9);
+    Ok([bytes as f64 / source.len() as f64, near, far, near_back, far_back])
+}
+
+/// Pixels of so many shades, normalised as torchvision does it, in channels by their place.
+fn pixels(shades: u64, channel: impl Fn(usize) -> usize, form: impl Fn([u8; 4]) -> Vec<u8>) -> Vec<u8> {
+    let channels = [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)];
+    let mut noise = Noise(2);
+    let mut pixel = |at: usize| {
+        let (mean, deviation) = channels[channel(at)];
+        let value = (noise.next() % shades) as f32 / 255.0;
+        form(((value - mean) / deviation).to_le_bytes())
+    };
+    let mut bytes: Vec<u8> = (0..BATCH / 4).flat_map(&mut pixel).collect();
+    bytes.truncate(bytes.len() / CHUNK * CHUNK);
+    bytes
+}
+
+/// Small steady noise.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 33
+    }
+}

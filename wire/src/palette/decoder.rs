@@ -1,0 +1,101 @@
+//! Decoding: every length and index is checked against what is there.
+
+use zerocopy::FromBytes;
+
+use super::BlockHead;
+use super::kernel::{Form, Kernel, STRIP};
+use super::table::COLOURS;
+use crate::error::ProtocolError;
+
+/// Decodes a payload into `out`, which it must fill exactly.
+///
+/// # Errors
+/// [`ProtocolError::BadPalette`] for anything that no encoder makes; `out` then holds nothing of use.
+pub fn decode_with(kernel: &dyn Kernel, mut encoded: &[u8], mut out: &mut [u8]) -> Result<(), ProtocolError> {
+    let bad = |what| ProtocolError::BadPalette { what };
+    while !encoded.is_empty() {
+        let (head, rest) =
+            BlockHead::read_from_prefix(encoded).map_err(|_| bad("a block's head is cut short"))?;
+        if head.reserved != [0; 3] || head.count.get() == 0 {
+            return Err(bad("a block's head makes no sense"));
+        }
+        let form = Form { width: head.width.into(), planes: head.planes.into() };
+        let is_raw = head.width == 0 && head.planes == 1 && head.last == [0; 3];
+        let tables_fit =
+            head.last.get(form.planes..).is_some_and(|others| others.iter().all(|last| *last == 0));
+        if !is_raw && !(Form::ALL.contains(&form) && tables_fit) {
+            return Err(bad("a block has a form that there is not"));
+        }
+        let count = head.count.get() as usize;
+        let row = if is_raw { 1 } else { form.row() };
+        let bytes = count.checked_mul(row).ok_or(bad("a block is too long"))?;
+        let (place, after) =
+            out.split_at_mut_checked(bytes).ok_or(bad("more comes out than was announced"))?;
+        out = after;
+        encoded = if is_raw {
+            let (data, rest) = rest.split_at_checked(count).ok_or(bad("a block is cut short"))?;
+            place.copy_from_slice(data);
+            rest
+        } else {
+            decode_rows(kernel, form, head.last, rest, place).map_err(bad)?
+        };
+    }
+    if out.is_empty() { Ok(()) } else { Err(bad("less comes out than was announced")) }
+}
+
+/// Gives what follows the block.
+fn decode_rows<'a>(
+    kernel: &dyn Kernel,
+    form: Form,
+    last: [u8; 3],
+    block: &'a [u8],
+    out: &mut [u8],
+) -> Result<&'a [u8], &'static str> {
+    let cut = "a block is cut short";
+    let rows = out.len() / form.row();
+    let is_plain = last == [0; 3];
+    let (indices, mut rest) =
+        block.split_at_checked(if is_plain { 0 } else { rows * form.planes }).ok_or(cut)?;
+    let mut colours = [[0; COLOURS]; 3];
+    for (colours, last) in colours.iter_mut().zip(last).take(form.planes) {
+        let (words, after) = rest.split_at_checked((usize::from(last) + 1) * form.width).ok_or(cut)?;
+        for (place, word) in colours.iter_mut().zip(words.chunks_exact(form.width)) {
+            *place = word.iter().rev().fold(0, |word, byte| word << 8 | u32::from(*byte));
+        }
+        rest = after;
+    }
+    if is_plain {
+        for (n, place) in out.chunks_exact_mut(form.width).enumerate() {
+            place.copy_from_slice(&colours[n % form.planes][0].to_le_bytes()[..form.width]);
+        }
+        return Ok(rest);
+    }
+    // Piece by piece, so that what was checked still lies in the nearest cache.
+    let piece = 64 * STRIP * form.planes;
+    for (indices, out) in indices.chunks(piece).zip(out.chunks_mut(piece * form.width)) {
+        check(form.planes, last, indices)?;
+        let done = kernel.expand(form, &colours, indices, out) * STRIP * form.planes;
+        let (indices, out) = (&indices[done..], &mut out[done * form.width..]);
+        let rows = indices.len() / form.planes;
+        for (n, place) in out.chunks_exact_mut(form.width).enumerate() {
+            let (row, plane) = (n / form.planes, n % form.planes);
+            let index = usize::from(indices[plane * rows + row]);
+            place.copy_from_slice(&colours[plane][index].to_le_bytes()[..form.width]);
+        }
+    }
+    Ok(rest)
+}
+
+/// Whether all indices are in their tables.
+fn check(planes: usize, last: [u8; 3], indices: &[u8]) -> Result<(), &'static str> {
+    let highest = |indices: &[u8]| indices.iter().fold(0, |most, &index| most.max(index));
+    let is_sound = if planes == 1 {
+        highest(indices) <= last[0]
+    } else {
+        indices.chunks(STRIP * planes).all(|strip| {
+            let rows = strip.len() / planes;
+            rows != 0 && strip.chunks(rows).zip(last).all(|(plane, last)| highest(plane) <= last)
+        })
+    };
+    if is_sound { Ok(()) } else { Err("an index is past the end of its table") }
+}
