@@ -7,6 +7,9 @@ use super::kernel::{Form, Kernel, STRIP};
 use super::table::COLOURS;
 use crate::error::ProtocolError;
 
+/// Bytes of a cache line.
+const ALIGNMENT: usize = 64;
+
 /// Decodes a payload into `out`, which it must fill exactly.
 ///
 /// # Errors
@@ -23,7 +26,7 @@ pub fn decode_with(kernel: &dyn Kernel, mut encoded: &[u8], mut out: &mut [u8]) 
         let is_raw = head.width == 0 && head.planes == 1 && head.last == [0; 3];
         let tables_fit =
             head.last.get(form.planes..).is_some_and(|others| others.iter().all(|last| *last == 0));
-        if !is_raw && !(Form::ALL.contains(&form) && tables_fit) {
+        if !(is_raw || Form::ALL.contains(&form) && tables_fit) {
             return Err(bad("a block has a form that there is not"));
         }
         let count = head.count.get() as usize;
@@ -70,20 +73,33 @@ fn decode_rows<'a>(
         }
         return Ok(rest);
     }
+    // To where whole cache lines can be written. (Strips of several planes lie as they lie.)
+    let early = out.as_ptr().align_offset(ALIGNMENT);
+    let is_early = form.planes == 1 && early < out.len() && early.is_multiple_of(form.width);
+    let early = if is_early { early } else { 0 };
+    let (few, out) = out.split_at_mut(early);
+    let (few_indices, indices) = indices.split_at(early / form.width);
+    check(form.planes, last, few_indices)?;
+    expand_strip(form, &colours, few_indices, few);
     // Piece by piece, so that what was checked still lies in the nearest cache.
     let piece = 64 * STRIP * form.planes;
     for (indices, out) in indices.chunks(piece).zip(out.chunks_mut(piece * form.width)) {
         check(form.planes, last, indices)?;
         let done = kernel.expand(form, &colours, indices, out) * STRIP * form.planes;
         let (indices, out) = (&indices[done..], &mut out[done * form.width..]);
-        let rows = indices.len() / form.planes;
-        for (n, place) in out.chunks_exact_mut(form.width).enumerate() {
-            let (row, plane) = (n / form.planes, n % form.planes);
-            let index = usize::from(indices[plane * rows + row]);
-            place.copy_from_slice(&colours[plane][index].to_le_bytes()[..form.width]);
-        }
+        expand_strip(form, &colours, indices, out);
     }
     Ok(rest)
+}
+
+/// Decodes the rows of one strip, or of a part of one.
+fn expand_strip(form: Form, colours: &[[u32; COLOURS]; 3], indices: &[u8], out: &mut [u8]) {
+    let rows = indices.len() / form.planes;
+    for (n, place) in out.chunks_exact_mut(form.width).enumerate() {
+        let (row, plane) = (n / form.planes, n % form.planes);
+        let index = usize::from(indices[plane * rows + row]);
+        place.copy_from_slice(&colours[plane][index].to_le_bytes()[..form.width]);
+    }
 }
 
 /// Whether all indices are in their tables.

@@ -26,6 +26,8 @@ const GOOD_ROWS: usize = 16 << 10;
 /// Places at which data is looked at beforehand, and rows looked at there: twice what a table holds.
 const PLACES: usize = 8;
 const PLACE_ROWS: usize = 2 * COLOURS;
+/// Bytes of a cache line.
+const ALIGNMENT: usize = 64;
 /// Chunks after which it is asked anew which form is best.
 const TRUST: u32 = 32;
 
@@ -76,10 +78,11 @@ impl Encoder {
         }
         self.trust = 0;
         let mut best = None;
+        // The one whose work, of use or not, is in `out`.
         let mut last = None;
         for form in Form::ALL.into_iter().filter(|form| is_promising(*form, source)) {
-            let Some(bytes) = self.encode_as(form, source, out) else { continue };
             last = Some(form);
+            let Some(bytes) = self.encode_as(form, source, out) else { continue };
             if best.is_none_or(|(least, _)| bytes < least) {
                 best = Some((bytes, form));
             }
@@ -176,10 +179,23 @@ impl Encoder {
     }
 
     /// Gives the indices of as many rows as fit the tables, and takes in new words.
-    fn fill(&mut self, form: Form, from: &[u8], to: &mut [u8]) -> (usize, End) {
+    fn fill(&mut self, form: Form, mut from: &[u8], to: &mut [u8]) -> (usize, End) {
         let all = (from.len() / form.row()).min(to.len() / form.planes);
-        let (mut from, mut to) = (&from[..], &mut to[..all * form.planes]);
+        let mut to = &mut to[..all * form.planes];
         let mut rows = 0;
+        // To where the words of a strip lie in as few cache lines as they can. (Strips of several planes cannot be
+        // shorter.)
+        let early = from.as_ptr().align_offset(ALIGNMENT);
+        if form.planes == 1 && early < all * form.width && early.is_multiple_of(form.width) {
+            let strip = early / form.width;
+            let (done, end) = self.fill_strip(form, from, &mut to[..strip]);
+            if done < strip {
+                return (done, end);
+            }
+            rows = strip;
+            from = &from[early..];
+            to = &mut to[strip..];
+        }
         while rows < all {
             let whole = (all - rows) / STRIP * STRIP;
             let found = STRIP * self.kernel.find(form, &self.tables, &from[..whole * form.row()], to);

@@ -4,7 +4,7 @@
 use std::fmt::Debug;
 use std::hint::black_box;
 
-use super::table::{COLOURS, Table};
+use super::table::{COLOURS, Table, is_its};
 
 /// Rows whose indices lie together, one plane after the other.
 pub const STRIP: usize = 64;
@@ -78,20 +78,14 @@ fn find_plain<const WIDTH: usize>(table: &Table, from: &[u8], to: &mut [u8]) -> 
         if let Some(ahead) = strips.get(at + AHEAD) {
             touch(ahead);
         }
-        let mut difference = 0;
-        // Several words are read at once: loads are what a core has too few of.
-        let (several, _) = strip.as_flattened().as_chunks::<8>();
-        for (bytes, places) in several.iter().zip(places.chunks_exact_mut(8 / WIDTH)) {
-            let mut rest = u64::from_le_bytes(*bytes);
-            for place in places {
-                let word = if WIDTH == 4 { rest as u32 } else { u32::from(rest as u16) };
-                rest >>= 8 * WIDTH;
-                let (index, other) = table.look(word);
-                *place = index;
-                difference |= other;
-            }
+        let (mut difference, mut all) = (0, !0);
+        for (bytes, place) in strip.iter().zip(places) {
+            let (turned, entry) = table.look(word(bytes));
+            *place = entry as u8;
+            difference |= turned ^ entry;
+            all &= entry;
         }
-        if difference != 0 {
+        if !is_its(difference, all) {
             return at;
         }
     }
@@ -106,15 +100,16 @@ fn find_interleaved<const WIDTH: usize>(tables: &[Box<Table>], from: &[u8], to: 
         if let Some(ahead) = strips.get(at + AHEAD) {
             touch(ahead.as_flattened());
         }
-        let mut difference = 0;
+        let (mut difference, mut all) = (0, !0);
         for (((row, r), g), b) in strip.iter().zip(reds).zip(greens).zip(blues) {
             for ((bytes, table), place) in row.iter().zip([red, green, blue]).zip([r, g, b]) {
-                let (index, other) = table.look(word(bytes));
-                *place = index;
-                difference |= other;
+                let (turned, entry) = table.look(word(bytes));
+                *place = entry as u8;
+                difference |= turned ^ entry;
+                all &= entry;
             }
         }
-        if difference != 0 {
+        if !is_its(difference, all) {
             return at;
         }
     }

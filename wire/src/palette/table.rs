@@ -74,18 +74,17 @@ impl Table {
         self.count = 0;
     }
 
-    /// The entry in the word's slot, and all bits in which it is not the word's: none if it is.
+    /// The turned word, and the entry in its slot: see [`is_its`].
     #[inline]
-    pub(super) fn look(&self, word: u32) -> (u8, u32) {
+    pub(super) fn look(&self, word: u32) -> (u32, u32) {
         let turned = self.turned(word);
-        let entry = self.entries[self.slot(turned)];
-        (entry as u8, (entry ^ tag(turned)) >> INDEX_BITS)
+        (turned, self.entries[self.slot(turned)])
     }
 
     #[inline]
     pub(super) fn find(&self, word: u32) -> Option<u8> {
-        let (index, difference) = self.look(word);
-        (difference == 0).then_some(index)
+        let (turned, entry) = self.look(word);
+        is_its(turned ^ entry, entry).then_some(entry as u8)
     }
 
     /// The index of a word, which is taken in if it is new. `None`: there is no room for it.
@@ -100,10 +99,7 @@ impl Table {
             return Some(index);
         }
         // Two words of a bucket with the same bits for a slot: another multiplier parts them.
-        let mut other = Self::default();
-        other.words = self.words;
-        other.multiplier = self.multiplier;
-        other.count = self.count;
+        let mut other = self.clone();
         for _ in 0..MULTIPLIERS {
             other.entries.fill(0);
             other.displacements.fill(0);
@@ -187,6 +183,13 @@ impl Table {
         }
         false
     }
+}
+
+/// Whether the entry that was found is the word's, or all of some are: from what some turned word and its entry
+/// differ in, and from what all entries have.
+#[inline]
+pub(super) fn is_its(difference: u32, entry: u32) -> bool {
+    difference & !SLOT_MASK == 0 && entry & OCCUPIED != 0
 }
 
 #[inline]
