@@ -393,8 +393,8 @@ mod tests {
         assert_eq!(sent(&mut off, &source, 1e6), source.len());
     }
 
-    /// What a training step sends over 100 Gbit/s: each 20 ms 2.4 MB on each of eight lanes, which the kernel's
-    /// buffer takes at once. What is seen while a burst is handed over is how the one before it ended.
+    /// What a training step sends over 100 Gbit/s: each 20 ms 2.4 MB on each of eight lanes. Until the network has
+    /// acknowledged some of a burst, what is seen is how the one before it ended.
     #[test]
     fn short_bursts_on_a_fast_link_are_compressed_as_soon_as_it_is_known() {
         const CHUNKS: u32 = 10;
