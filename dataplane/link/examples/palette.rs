@@ -1,11 +1,12 @@
-//! Measures the word palette on one MiB at a time: GB/s of what goes in and comes out.
+//! Measures the word palette on one chunk at a time: GB/s of what goes in and comes out.
 //!
-//! `cargo run --release -p fusewire-link --example palette [THREADS]`
+//! `cargo run --release -p fusewire-link --example palette [THREADS [KIB_OF_A_CHUNK [MIB_OF_A_BATCH]]]`
 //!
-//! `near`: the same chunk again and again, which stays in the cache. `far`: a batch of 64 MiB, as it is when it was
-//! made by another core, or is to be fetched by another device. `portable` is what runs where there is nothing
-//! better.
+//! `near`: the same chunk again and again, which stays in the cache. `far`: one after the other of a batch, as it is
+//! when it was made by another core, or is to be fetched by another device. `portable` is what runs where there is
+//! nothing better; `memory` is what reading and filling the same batch comes to, without any codec.
 
+use std::hint::black_box;
 use std::time::Instant;
 
 use fusewire_link::compress::kernel;
@@ -13,31 +14,40 @@ use fusewire_wire::palette::{Encoder, Kernel, Portable, decode_with};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-const CHUNK: usize = 512 << 10;
-const BATCH: usize = 64 << 20;
 const ROUNDS: usize = 5;
 const PLANE: usize = 224 * 224;
 
 fn main() -> Result<(), Failure> {
-    let threads = std::env::args().nth(1).map_or(Ok(1), |threads| threads.parse())?;
+    let argument = |n, otherwise| std::env::args().nth(n).map_or(Ok(otherwise), |text| text.parse::<usize>());
+    let (threads, chunk, batch) = (argument(1, 1)?, argument(2, 512)? << 10, argument(3, 64)? << 20);
+    if !(1..=batch).contains(&chunk) {
+        return Err("a batch has to hold a chunk".into());
+    }
+    let batch = batch / chunk * chunk;
+    let pixels = |shades, channel: &dyn Fn(usize) -> usize, form: &dyn Fn([u8; 4]) -> Vec<u8>| {
+        pixels(batch, shades, channel, form)
+    };
     let mut noise = Noise(1);
     let whole = |bytes: [u8; 4]| bytes.to_vec();
     let upper = |bytes: [u8; 4]| bytes[2..].to_vec();
     let by_plane = |at| at / PLANE % 3;
     let interleaved = |at| at % 3;
     let sources = [
-        ("f32", pixels(256, by_plane, whole)),
-        ("f32, 16 shades", pixels(16, by_plane, whole)),
-        ("f32 interleaved", pixels(256, interleaved, whole)),
-        ("bf16", pixels(256, by_plane, upper)),
-        ("bf16 interleaved", pixels(256, interleaved, upper)),
-        ("noise", (0..BATCH).map(|_| noise.next() as u8).collect()),
+        ("f32", pixels(256, &by_plane, &whole)),
+        ("f32, 16 shades", pixels(16, &by_plane, &whole)),
+        ("f32 interleaved", pixels(256, &interleaved, &whole)),
+        ("bf16", pixels(256, &by_plane, &upper)),
+        ("bf16 interleaved", pixels(256, &interleaved, &upper)),
+        ("noise", (0..batch).map(|_| noise.next() as u8).collect()),
     ];
+    let (read, filled) = memory(&sources[0].1);
+    println!("memory: read {read:.2}, filled {filled:.2} GB/s");
     for (name, kernel) in [("portable", &Portable as &'static dyn Kernel), ("best", kernel())] {
         println!("{name}: {kernel:?}, {threads} threads at once, GB/s of one");
         for (name, source) in &sources {
             let results = std::thread::scope(|scope| {
-                let all: Vec<_> = (0..threads).map(|_| scope.spawn(|| measure(kernel, source))).collect();
+                let all: Vec<_> =
+                    (0..threads).map(|_| scope.spawn(|| measure(kernel, source, chunk))).collect();
                 all.into_iter().map(|thread| thread.join().map_err(|_| "a thread died")?).collect()
             });
             let results: Result<Vec<[f64; 5]>, Failure> = results;
@@ -52,29 +62,47 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
+/// GB/s at which a batch is read, and one like it is filled.
+fn memory(source: &[u8]) -> (f64, f64) {
+    let mut target = vec![0_u8; source.len()];
+    let (mut read, mut filled) = (0_f64, 0_f64);
+    for round in 0..ROUNDS {
+        let since = Instant::now();
+        black_box(source.as_chunks::<8>().0.iter().fold(0, |sum, bytes| sum ^ u64::from_le_bytes(*bytes)));
+        read = read.max(source.len() as f64 / since.elapsed().as_secs_f64() / 1e9);
+        let since = Instant::now();
+        black_box(&mut target).fill(round as u8);
+        filled = filled.max(source.len() as f64 / since.elapsed().as_secs_f64() / 1e9);
+    }
+    (read, filled)
+}
+
 /// What becomes of a byte; and GB/s of encoding and decoding what is near and far.
-fn measure(kernel: &'static dyn Kernel, source: &[u8]) -> Result<[f64; 5], Failure> {
+fn measure(kernel: &'static dyn Kernel, source: &[u8], chunk: usize) -> Result<[f64; 5], Failure> {
     let mut encoder = Encoder::new(kernel);
-    let mut out = vec![0; CHUNK];
-    let mut back = vec![0; CHUNK];
-    let mut target = vec![0; source.len()];
-    let near = source.get(..CHUNK).unwrap_or(source);
+    let mut out = vec![0; chunk];
+    let mut back = vec![0; chunk];
+    // As the memory that is copied to and from: frameworks align theirs.
+    let mut target = vec![0; source.len() + 64];
+    let start = target.as_ptr().align_offset(64);
+    let target = &mut target[start..][..source.len()];
+    let near = source.get(..chunk).unwrap_or(source);
     let mut best = [f64::MAX; 4];
     let mut bytes = 0;
     for _ in 0..ROUNDS {
         let mut seconds = [0.0; 4];
         bytes = 0;
-        for (chunk, place) in source.chunks(CHUNK).zip(target.chunks_mut(CHUNK)) {
+        for (piece, place) in source.chunks(chunk).zip(target.chunks_mut(chunk)) {
             let since = Instant::now();
-            let encoded = encoder.encode(chunk, &mut out);
+            let encoded = encoder.encode(piece, &mut out);
             seconds[1] += since.elapsed().as_secs_f64();
-            bytes += encoded.unwrap_or(chunk.len());
+            bytes += encoded.unwrap_or(piece.len());
             let Some(encoded) = encoded else { continue };
             let since = Instant::now();
             decode_with(kernel, &out[..encoded], place)?;
             seconds[3] += since.elapsed().as_secs_f64();
         }
-        for _ in source.chunks(CHUNK) {
+        for _ in source.chunks(chunk) {
             let since = Instant::now();
             let encoded = encoder.encode(near, &mut out);
             seconds[0] += since.elapsed().as_secs_f64();
@@ -87,7 +115,7 @@ fn measure(kernel: &'static dyn Kernel, source: &[u8]) -> Result<[f64; 5], Failu
             *best = best.min(seconds);
         }
     }
-    if bytes < source.len() && target != source {
+    if bytes < source.len() && *target != *source {
         return Err("what came out is not what went in".into());
     }
     let [near, far, near_back, far_back] = best.map(|seconds| source.len() as f64 / seconds / 1e9);
@@ -95,7 +123,12 @@ fn measure(kernel: &'static dyn Kernel, source: &[u8]) -> Result<[f64; 5], Failu
 }
 
 /// Pixels of so many shades, normalised as torchvision does it, in channels by their place.
-fn pixels(shades: u64, channel: impl Fn(usize) -> usize, form: impl Fn([u8; 4]) -> Vec<u8>) -> Vec<u8> {
+fn pixels(
+    bytes: usize,
+    shades: u64,
+    channel: &dyn Fn(usize) -> usize,
+    form: &dyn Fn([u8; 4]) -> Vec<u8>,
+) -> Vec<u8> {
     let channels = [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)];
     let mut noise = Noise(2);
     let mut pixel = |at: usize| {
@@ -103,9 +136,7 @@ fn pixels(shades: u64, channel: impl Fn(usize) -> usize, form: impl Fn([u8; 4]) 
         let value = (noise.next() % shades) as f32 / 255.0;
         form(((value - mean) / deviation).to_le_bytes())
     };
-    let mut bytes: Vec<u8> = (0..BATCH / 4).flat_map(&mut pixel).collect();
-    bytes.truncate(bytes.len() / CHUNK * CHUNK);
-    bytes
+    (0..bytes / 2).flat_map(&mut pixel).take(bytes).collect()
 }
 
 /// Small steady noise.

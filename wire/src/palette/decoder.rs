@@ -62,8 +62,14 @@ fn decode_rows<'a>(
     let mut colours = [[0; COLOURS]; 3];
     for (colours, last) in colours.iter_mut().zip(last).take(form.planes) {
         let (words, after) = rest.split_at_checked((usize::from(last) + 1) * form.width).ok_or(cut)?;
-        for (place, word) in colours.iter_mut().zip(words.chunks_exact(form.width)) {
-            *place = word.iter().rev().fold(0, |word, byte| word << 8 | u32::from(*byte));
+        if form.width == 4 {
+            for (place, word) in colours.iter_mut().zip(words.as_chunks::<4>().0) {
+                *place = u32::from_le_bytes(*word);
+            }
+        } else {
+            for (place, word) in colours.iter_mut().zip(words.as_chunks::<2>().0) {
+                *place = u16::from_le_bytes(*word).into();
+            }
         }
         rest = after;
     }

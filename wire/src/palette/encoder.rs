@@ -96,19 +96,18 @@ impl Encoder {
         if last == Some(form) { Some(bytes) } else { self.encode_as(form, source, out) }
     }
 
-    /// Whether it looks as if the tables of the last payload, and its form, were good for this one.
+    /// Whether it looks as if the tables of the last payload, and its form, were good for this one: at two of three
+    /// places.
     fn is_known(&self, source: &[u8]) -> bool {
         let row = self.form.row();
         let step = source.len() / row / 4 * row;
-        (1..4)
-            .filter(|place| {
-                (0..self.form.planes).all(|plane| {
-                    let rows = source.get(place * step..).unwrap_or_default();
-                    self.shelf.iter().any(|table| known(table, self.form, plane, rows) >= MOST_KNOWN)
-                })
+        let is_known_at = |place: &usize| {
+            let rows = source.get(place * step..).unwrap_or_default();
+            (0..self.form.planes).all(|plane| {
+                self.shelf.iter().rev().any(|table| known(table, self.form, plane, rows) >= MOST_KNOWN)
             })
-            .count()
-            >= 2
+        };
+        (1..4).filter(is_known_at).nth(1).is_some()
     }
 
     fn encode_as(&mut self, form: Form, source: &[u8], out: &mut [u8]) -> Option<usize> {
@@ -156,10 +155,16 @@ impl Encoder {
         self.spare.append(&mut self.tables);
         let least = SAMPLE.min(rows.len() / form.row());
         for plane in 0..form.planes {
-            let best = (0..self.shelf.len())
-                .rev()
-                .map(|at| (known(&self.shelf[at], form, plane, rows), at))
-                .reduce(|best, other| if other.0 > best.0 { other } else { best });
+            let mut best = None;
+            for (at, table) in self.shelf.iter().enumerate().rev() {
+                let known = known(table, form, plane, rows);
+                if best.is_none_or(|(most, _)| known > most) {
+                    best = Some((known, at));
+                }
+                if known == least {
+                    break;
+                }
+            }
             let table = match best {
                 Some((known, at))
                     if known == least
@@ -253,14 +258,27 @@ impl Encoder {
     }
 }
 
-/// How many of a plane's first words a table knows.
+/// How many of a plane's first words a table knows; or 0, as soon as it is seen to be too few.
 fn known(table: &Table, form: Form, plane: usize, rows: &[u8]) -> usize {
-    let words = rows.chunks_exact(form.row()).take(SAMPLE);
-    words.filter(|row| table.find(word(&row[plane * form.width..][..form.width])).is_some()).count()
+    let mut known = 0;
+    let mut strange = 0;
+    for row in rows.chunks_exact(form.row()).take(SAMPLE) {
+        match table.find(word(&row[plane * form.width..][..form.width])) {
+            Some(_) => known += 1,
+            None if strange == SAMPLE - MOST_KNOWN => return 0,
+            None => strange += 1,
+        }
+    }
+    known
 }
 
+#[inline]
 fn word(bytes: &[u8]) -> u32 {
-    bytes.iter().rev().fold(0, |word, byte| word << 8 | u32::from(*byte))
+    match *bytes {
+        [a, b, c, d] => u32::from_le_bytes([a, b, c, d]),
+        [a, b] => u32::from_le_bytes([a, b, 0, 0]),
+        _ => 0,
+    }
 }
 
 /// Whether most of the places that are looked at have few distinct words.
