@@ -79,22 +79,16 @@ fn decode_rows<'a>(
         }
         return Ok(rest);
     }
+    check(form.planes, last, indices)?;
     // To where whole cache lines can be written. (Strips of several planes lie as they lie.)
     let early = out.as_ptr().align_offset(ALIGNMENT);
     let is_early = form.planes == 1 && early < out.len() && early.is_multiple_of(form.width);
     let early = if is_early { early } else { 0 };
     let (few, out) = out.split_at_mut(early);
     let (few_indices, indices) = indices.split_at(early / form.width);
-    check(form.planes, last, few_indices)?;
     expand_strip(form, &colours, few_indices, few);
-    // Piece by piece, so that what was checked still lies in the nearest cache.
-    let piece = 64 * STRIP * form.planes;
-    for (indices, out) in indices.chunks(piece).zip(out.chunks_mut(piece * form.width)) {
-        check(form.planes, last, indices)?;
-        let done = kernel.expand(form, &colours, indices, out) * STRIP * form.planes;
-        let (indices, out) = (&indices[done..], &mut out[done * form.width..]);
-        expand_strip(form, &colours, indices, out);
-    }
+    let done = kernel.expand(form, &colours, indices, out) * STRIP * form.planes;
+    expand_strip(form, &colours, &indices[done..], &mut out[done * form.width..]);
     Ok(rest)
 }
 
@@ -110,6 +104,9 @@ fn expand_strip(form: Form, colours: &[[u32; COLOURS]; 3], indices: &[u8], out: 
 
 /// Whether all indices are in their tables.
 fn check(planes: usize, last: [u8; 3], indices: &[u8]) -> Result<(), &'static str> {
+    if last[..planes].iter().all(|last| *last == u8::MAX) {
+        return Ok(());
+    }
     let highest = |indices: &[u8]| indices.iter().fold(0, |most, &index| most.max(index));
     let is_sound = if planes == 1 {
         highest(indices) <= last[0]
