@@ -50,7 +50,8 @@ def test_pixels_become_a_quarter_and_noise_stays_as_it_is(server):
     for carried in bulk["sent"], bulk["received"]:
         # The third copy does not begin with a whole word, and goes as it is.
         carried -= noise + pixels - 3
-        assert 2 * pixels * 0.25 < carried < 2 * pixels * 0.26, bulk
+        # A copy so small is cut into chunks of 64 KiB, each of which has a table or two of 1 KiB.
+        assert 2 * pixels * 0.25 < carried < 2 * pixels * 0.28, bulk
 
 
 @pytest.mark.parametrize("when", ["off", "auto"])
