@@ -16,6 +16,8 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 const ROUNDS: usize = 5;
 const PLANE: usize = 224 * 224;
+/// Mean and deviation of each channel.
+const CHANNELS: [(f32, f32); 3] = [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)];
 
 fn main() -> Result<(), Failure> {
     let argument = |n, otherwise| std::env::args().nth(n).map_or(Ok(otherwise), |text| text.parse::<usize>());
@@ -34,6 +36,7 @@ fn main() -> Result<(), Failure> {
     let interleaved = |at| at % 3;
     let sources = [
         ("f32", pixels(256, &by_plane, &whole)),
+        ("f32 like photos", photos(batch)),
         ("f32, 16 shades", pixels(16, &by_plane, &whole)),
         ("f32 interleaved", pixels(256, &interleaved, &whole)),
         ("bf16", pixels(256, &by_plane, &upper)),
@@ -129,14 +132,32 @@ fn pixels(
     channel: &dyn Fn(usize) -> usize,
     form: &dyn Fn([u8; 4]) -> Vec<u8>,
 ) -> Vec<u8> {
-    let channels = [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)];
     let mut noise = Noise(2);
     let mut pixel = |at: usize| {
-        let (mean, deviation) = channels[channel(at)];
-        let value = (noise.next() % shades) as f32 / 255.0;
-        form(((value - mean) / deviation).to_le_bytes())
+        let (mean, deviation) = CHANNELS[channel(at)];
+        form(normalised(noise.next() % shades, mean, deviation))
     };
     (0..bytes / 2).flat_map(&mut pixel).take(bytes).collect()
+}
+
+/// Planes whose neighbours are alike, each with a range of shades of its own.
+fn photos(bytes: usize) -> Vec<u8> {
+    let mut noise = Noise(3);
+    let (mut darkest, mut brightest, mut shade) = (0, 255, 0);
+    let mut pixel = |at: usize| {
+        if at.is_multiple_of(PLANE) {
+            darkest = noise.next() % 100;
+            brightest = 255 - noise.next() % 100;
+        }
+        shade = (shade + noise.next() % 9).saturating_sub(4).clamp(darkest, brightest);
+        let (mean, deviation) = CHANNELS[at / PLANE % 3];
+        normalised(shade, mean, deviation)
+    };
+    (0..bytes / 4).flat_map(&mut pixel).collect()
+}
+
+fn normalised(shade: u64, mean: f32, deviation: f32) -> [u8; 4] {
+    ((shade as f32 / 255.0 - mean) / deviation).to_le_bytes()
 }
 
 /// Small steady noise.
