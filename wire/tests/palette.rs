@@ -94,6 +94,8 @@ fn what_was_learnt_from_one_payload_serves_the_next() {
     assert!(encode(&pixels_in(100_000, 1)).is_some());
     assert_eq!(encode(&noise(1 << 20)), None);
     assert!(encode(&vec![7; 1 << 20]).is_some_and(|bytes| bytes < 100));
+    let black: Vec<u8> = small[..4].repeat(1 << 18);
+    assert!(encode(&black).is_some_and(|bytes| bytes < 100), "one word, though a table of many has it");
     for cut in (0..40).step_by(4) {
         assert!(encode(&small[cut..]).unwrap() < small.len() * 2 / 5);
     }

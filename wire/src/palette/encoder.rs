@@ -20,6 +20,8 @@ const SHELF: usize = 8;
 /// Rows by which it is judged whether a table is the right one, and how many of them it must know.
 const SAMPLE: usize = 32;
 const MOST_KNOWN: usize = SAMPLE * 3 / 4;
+/// Bytes that must be one row again and again to be kept apart from what a table knows besides.
+const PLAIN: usize = 16 << 10;
 /// Rows that a table must have been good for to be kept, if it was on the shelf before and then had no room for a
 /// word: else it holds what does not belong together.
 const GOOD_ROWS: usize = 16 << 10;
@@ -154,9 +156,14 @@ impl Encoder {
         // What was left when a payload came to nothing.
         self.spare.append(&mut self.tables);
         let least = SAMPLE.min(rows.len() / form.row());
+        // All the same: with tables of its own it takes no indices.
+        let is_plain = rows.get(..PLAIN).is_some_and(|rows| rows[form.row()..] == rows[..PLAIN - form.row()]);
         for plane in 0..form.planes {
             let mut best = None;
             for (at, table) in self.shelf.iter().enumerate().rev() {
+                if is_plain && table.words().len() > 1 {
+                    continue;
+                }
                 let known = known(table, form, plane, rows);
                 if best.is_none_or(|(most, _)| known > most) {
                     best = Some((known, at));
@@ -253,7 +260,9 @@ impl Encoder {
     /// Whether what comes is strange to a plane's table, and another table knows it.
     fn has_better(&self, form: Form, plane: usize, rows: &[u8]) -> bool {
         let least = SAMPLE.min(rows.len() / form.row());
-        known(&self.tables[plane], form, plane, rows) < least * 3 / 4
+        // A fresh one was chosen with open eyes.
+        !self.tables[plane].words().is_empty()
+            && known(&self.tables[plane], form, plane, rows) < least * 3 / 4
             && self.shelf.iter().any(|table| known(table, form, plane, rows) == least)
     }
 }
