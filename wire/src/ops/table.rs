@@ -113,9 +113,10 @@ crate::ops! {
     async 0x0202 BlockUnmap block_unmap ["cuMemFree_v2", "cuMemFreeAsync"]
         { context: using Context, address: u64, bytes: u64 };
     /// `Done` when all work of the context issued before is finished: memory freed before may be
-    /// used again.
-    async 0x0203 Fence fence ["cuMemFree_v2"]
-        { context: using Context };
+    /// used again. With `through`, an operation's number, when the copies up to that operation are: what came
+    /// later holds nobody up.
+    async 0x0203 Fence fence ["cuMemFree_v2", "cuStreamCreate"]
+        { context: using Context, through: u64 };
     sync 0x0204 MemInfo mem_info ["cuMemGetInfo_v2"]
         { context: using Context } -> MemInfoReply { free: u64, total: u64 };
     sync 0x0205 VmmCreate vmm_create ["cuMemCreate"]

@@ -196,11 +196,13 @@ impl Gpu {
             return false;
         }
         let Some(copy) = self.continuing.take() else { return false };
-        let (number, result) = match copy {
-            Continuing::In { number, record, chunks, next, ticketed } => {
-                (number, self.enqueue_in(number, record, chunks, next, ticketed))
+        let (Continuing::In { number, .. } | Continuing::Out { number, .. }) = copy;
+        self.serving = number;
+        let result = match copy {
+            Continuing::In { record, chunks, next, ticketed, .. } => {
+                self.enqueue_in(number, record, chunks, next, ticketed)
             }
-            Continuing::Out { number, record, offset } => (number, self.enqueue_out(number, record, offset)),
+            Continuing::Out { record, offset, .. } => self.enqueue_out(number, record, offset),
         };
         if let Err(status) = result {
             self.failed(number, status);

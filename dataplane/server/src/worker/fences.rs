@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 
 use super::gpu::Gpu;
 use super::ranges::Range;
-use super::streams::Then;
+use super::streams::{StreamId, Then};
 
 /// What a fence was asked for.
 #[derive(Debug)]
@@ -85,17 +85,29 @@ impl Gpu {
             self.fences.held.push((context, purpose));
             return;
         }
+        // Where the stream's work cannot be waited for, the context is lost, or it will be.
+        self.raise(context, purpose, |gpu, id, then| gpu.after_all(id, then).unwrap_or(false));
+    }
+
+    /// Does `purpose` once the copies of the context are finished that came with the operations up to `through`.
+    /// Each has left its ticket, so nothing is put on any stream for this, and no work behind them is waited for: it
+    /// may in turn wait for what the client does next.
+    pub(super) fn fence_through(&mut self, context: u64, through: u64, purpose: Purpose) {
+        match self.contexts.get(context).map(|context| context.lost) {
+            Ok(None) => self.raise(context, purpose, |gpu, id, then| gpu.after_ticket(id, through, then)),
+            Ok(Some(status)) => self.fence_done(context, purpose, status),
+            Err(_) => self.fence_done(context, purpose, 0),
+        }
+    }
+
+    /// Raises a fence on every stream of a context where `queue` finds something to wait for.
+    fn raise(&mut self, context: u64, purpose: Purpose, queue: impl Fn(&mut Self, StreamId, Then) -> bool) {
         self.fences.next += 1;
         let fence = self.fences.next;
         let mut left = 0;
         if self.enter(context).is_ok() {
             for id in self.streams.of_context(context) {
-                match self.after_all(id, Then::Fence { fence }) {
-                    Ok(true) => left += 1,
-                    Ok(false) => {}
-                    // The stream's work cannot be waited for: the context is lost, or it will be.
-                    Err(_) => {}
-                }
+                left += usize::from(queue(self, id, Then::Fence { fence }));
             }
         }
         if left == 0 {

@@ -140,6 +140,8 @@ pub(super) struct Gpu {
     pub(super) current: u64,
     /// The context that the operation at hand concerns; 0 for none.
     pub(super) concerned: u64,
+    /// Number of the operation at hand.
+    pub(super) serving: u64,
     /// The client broke the protocol; the session ends when the operation at hand is over.
     pub(super) misbehaved: Option<String>,
 }
@@ -189,6 +191,7 @@ impl Gpu {
             continuing: None,
             current: 0,
             concerned: 0,
+            serving: 0,
             misbehaved: None,
         }
     }

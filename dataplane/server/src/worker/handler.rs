@@ -116,7 +116,11 @@ impl Handler for Gpu {
     fn fence(&mut self, call: Call, r: &Fence, _: &[u8]) -> Async {
         self.contexts.get(r.context)?;
         self.concerned = r.context;
-        self.fence(r.context, Purpose::Done { number: call.number });
+        let purpose = Purpose::Done { number: call.number };
+        match r.through {
+            0 => self.fence(r.context, purpose),
+            through => self.fence_through(r.context, through, purpose),
+        }
         Ok(())
     }
 

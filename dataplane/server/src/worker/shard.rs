@@ -395,6 +395,7 @@ fn take(gpu: &mut Gpu, kept: &mut Kept, stats: &mut SessionStats, record: &Recor
 
 fn perform(gpu: &mut Gpu, call: Call, op: u16, body: &[u8]) -> Result<(), End> {
     gpu.concerned = 0;
+    gpu.serving = call.number;
     table::dispatch(gpu, op, call, body)?;
     gpu.misbehaved.take().map_or(Ok(()), |how| Err(End::Misbehaved(how)))
 }

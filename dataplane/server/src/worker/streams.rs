@@ -68,6 +68,8 @@ pub(super) struct Stream {
 #[derive(Debug)]
 pub(super) struct Pending {
     ticket: u32,
+    /// Number of the operation that it came with.
+    number: u64,
     /// Entries that are finished with it.
     entries: u32,
     /// Recorded before the ticket: waiting for it makes the driver flush what was printed.
@@ -266,7 +268,7 @@ impl Gpu {
         stream.dirty = false;
         let entries = std::mem::take(&mut stream.unticketed) + 1;
         self.awaited += u32::from(then.is_awaited());
-        stream.pending.push_back(Pending { ticket, entries, printed, then });
+        stream.pending.push_back(Pending { ticket, number: self.serving, entries, printed, then });
         self.queued += 1;
         self.activate(id);
         Ok(())
@@ -284,8 +286,21 @@ impl Gpu {
         }
         let ticket = stream.issued;
         self.awaited += u32::from(then.is_awaited());
-        stream.pending.push_back(Pending { ticket, entries: 0, printed: None, then });
+        stream.pending.push_back(Pending { ticket, number: self.serving, entries: 0, printed: None, then });
         Ok(true)
+    }
+
+    /// Has `then` happen with the last ticket that an operation up to `through` has left, and puts nothing on the
+    /// stream. Gives whether there was one to wait for; if not, `then` has not been queued.
+    pub(super) fn after_ticket(&mut self, id: StreamId, through: u64, then: Then) -> bool {
+        let Ok(stream) = self.streams.get_mut(id) else { return false };
+        let Some(at) = stream.pending.iter().rposition(|pending| pending.number <= through) else {
+            return false;
+        };
+        let Some(&Pending { ticket, number, .. }) = stream.pending.get(at) else { return false };
+        self.awaited += u32::from(then.is_awaited());
+        stream.pending.insert(at + 1, Pending { ticket, number, entries: 0, printed: None, then });
+        true
     }
 
     fn activate(&mut self, id: StreamId) {

@@ -16,6 +16,7 @@ mod backlog;
 mod bad_input;
 mod blocking;
 mod client;
+mod fences;
 mod images;
 mod measure;
 mod objects;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
     }
     let tests = [
         thin::TESTS,
+        fences::TESTS,
         objects::TESTS,
         backlog::TESTS,
         images::TESTS,

@@ -500,7 +500,7 @@ fn nothing_foreign_gets_into_a_capture() {
     // What would have to wait for the capture is refused or waits for its end.
     assert_eq!(client.synchronize(joined), Err(900));
     assert_eq!(client.copy_out(joined, block, 4).err(), Some(900));
-    let fence = client.send(Fence { context });
+    let fence = client.send(Fence { context, through: 0 });
     let unmapped = client.send(BlockUnmap { context, address: gone, bytes: 1 << 20 });
     client.linger(Duration::from_millis(10));
     assert!(!client.done.contains_key(&fence) && !client.done.contains_key(&recorded));

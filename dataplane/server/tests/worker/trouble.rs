@@ -95,7 +95,7 @@ fn an_ordered_fault_reaches_every_waiter() {
     let record = client.send(EventRecord { event, stream, flags: 0, reserved: 0 });
     let out = client.send(CopyOut { stream, source: block, bytes: 1 << 20 });
     let small = client.send(CopyOut { stream, source: block, bytes: 16 });
-    let fence = client.send(Fence { context });
+    let fence = client.send(Fence { context, through: 0 });
     for number in [record, out, small, fence] {
         // Refused when it came, or failed when it was waited for.
         client.until("the fault", |client| {

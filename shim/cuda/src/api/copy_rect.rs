@@ -355,13 +355,13 @@ pub(crate) unsafe fn copy(
         }
         (None, Some(host)) => {
             // SAFETY: the caller's promise.
-            unsafe { send(runtime, stream, &copy, host) }?;
+            let number = unsafe { send(runtime, stream, &copy, host) }?;
             // A copy between two places of the host's is done when it returns.
             let form = if to.is_some() { Form::Sync } else { form };
             if to.is_some() {
                 return copies::shared_copied(runtime, stream, form);
             }
-            copies::copied_in(runtime, stream, form)
+            copies::copied_in(runtime, stream, number, form)
         }
         // SAFETY: the caller's promise.
         (Some(host), None) => unsafe { receive(runtime, stream, &copy, host, form) },
@@ -393,7 +393,8 @@ fn captured(runtime: &Runtime, stream: &Arc<Stream>, copy: &Copy, form: Form) ->
     runtime.session.post_on(stream, &copy.record(stream, copy.whole(), WITHIN, 0), &[]).map(drop)
 }
 
-/// Host to device. The source has been read when this returns, whatever kind of memory it is.
+/// Host to device. The source has been read when this returns, whatever kind of memory it is. Gives the number of the
+/// last operation of the copy.
 ///
 /// # Safety
 /// As [`copy`].
@@ -402,7 +403,8 @@ unsafe fn send(
     stream: &Arc<Stream>,
     copy: &Copy,
     (base, pitch, side): (u64, Pitch, Side),
-) -> Result<(), CUresult> {
+) -> Result<u64, CUresult> {
+    let mut number = 0;
     if side == Side::Pinned {
         let span = pitch.span(copy.source.at, copy.extent)?;
         copies::before_reading(runtime, stream, base + span.start as u64, span.len())?;
@@ -415,7 +417,7 @@ unsafe fn send(
         // SAFETY: a part of the box that the caller vouches for.
         let packed = unsafe { rect::gather(source, pitch, at, piece.extent) };
         waiting.push_back((packed.as_ptr().addr() as u64, packed.len() as u64));
-        runtime.session.send_chunk(stream, packed, |first| copy.record(stream, piece, IN, first))?;
+        number = runtime.session.send_chunk(stream, packed, |first| copy.record(stream, piece, IN, first))?;
         if waiting.len() > AHEAD
             && let Some((base, bytes)) = waiting.pop_front()
         {
@@ -425,7 +427,7 @@ unsafe fn send(
             }
         }
     }
-    runtime.session.check()
+    runtime.session.check().map(|()| number)
 }
 
 /// Device to host: returns when the data are there, unless they come into pinned memory asynchronously.

@@ -4,9 +4,7 @@
 //! may return once its source has been read; one into pageable memory returns when the data are there; one
 //! from or to pinned memory returns at once in the `Async` form. While there is only one stream, a synchronous
 //! copy from host memory need not wait for the device either: the order of the lane is all that the program can
-//! see. For the same reason a synchronisation does not wait then for copies to the device whose source has been
-//! read: they do not count as work on their stream. With a second stream that ends: what is put there may rely on
-//! nothing but the copy's having returned, or the synchronisation.
+//! see. `concurrency` has what else follows from that, and what comes with a second stream.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -187,20 +185,20 @@ pub(crate) unsafe fn copy_in(
         // SAFETY: the caller's promise; the bytes are copied before this returns.
         let data = unsafe { std::slice::from_raw_parts(start, bytes) };
         let record = CopyInInline { stream: stream.handle, destination: to, bytes: bytes as u64 };
-        runtime.session.post_quiet_on(stream, &record, &[data])?;
-        return copied_in(runtime, stream, form);
+        let number = runtime.session.post_quiet_on(stream, &record, &[data], None)?;
+        return copied_in(runtime, stream, number, form);
     }
     // What can be read now is staged in shared memory, where there is any. Of a copy that could be captured nobody
     // expects that it waits.
     let patient = bytes > CAPTURE_BYTES;
-    let staged = if source == Side::Pageable || form == Form::Sync {
+    let (staged, last) = if source == Side::Pageable || form == Form::Sync {
         // SAFETY: the caller's promise.
         unsafe { staging::copy_in(runtime, stream, to, from, bytes, patient) }?
     } else {
-        0
+        (0, 0)
     };
     if staged == bytes {
-        return copied_in(runtime, stream, form);
+        return copied_in(runtime, stream, last, form);
     }
     let (to, bytes) = (to + staged as u64, bytes - staged);
     let start = start.wrapping_add(staged);
@@ -211,28 +209,34 @@ pub(crate) unsafe fn copy_in(
         let data: Box<[u8]> = unsafe { std::slice::from_raw_parts(start, bytes) }.into();
         // SAFETY: the transfer keeps the box, whose contents do not move, until it is sent.
         let captured = unsafe { RawSlice::new(data.as_ptr(), bytes) };
-        runtime.session.send_bulk(stream, captured, Some(data), true, record)?;
-        return copied_in(runtime, stream, form);
+        let (number, _) = runtime.session.send_bulk(stream, captured, Some(data), true, record)?;
+        return copied_in(runtime, stream, number, form);
     }
     // SAFETY: pinned memory the program must leave alone until the stream has read it, and it cannot free it
     // before (see `memory_state::settle`); otherwise we wait below.
     let slice = unsafe { RawSlice::new(start, bytes) };
     let read_before_return = form == Form::Sync || source == Side::Pageable;
-    let transfer = runtime.session.send_bulk(stream, slice, None, read_before_return, record)?;
+    let (number, transfer) = runtime.session.send_bulk(stream, slice, None, read_before_return, record)?;
     if read_before_return {
         transfer.wait();
         runtime.session.check()?;
     }
-    copied_in(runtime, stream, form)
+    copied_in(runtime, stream, number, form)
 }
 
-/// The source of a copy to the device need not stay any more, or is the program's to keep. A synchronous copy
+/// The source of copy `number` to the device need not stay any more, or is the program's to keep. A synchronous copy
 /// waits for its end where other streams could tell the difference.
 ///
 /// # Errors
 /// As [`synchronize`].
-pub(crate) fn copied_in(runtime: &Runtime, stream: &Arc<Stream>, form: Form) -> Result<(), CUresult> {
-    if form == Form::Sync && runtime.session.is_concurrent() { synchronize(runtime, stream) } else { Ok(()) }
+pub(crate) fn copied_in(
+    runtime: &Runtime,
+    stream: &Arc<Stream>,
+    number: u64,
+    form: Form,
+) -> Result<(), CUresult> {
+    let waits = form == Form::Sync && runtime.session.tell(stream, number);
+    if waits { synchronize(runtime, stream) } else { Ok(()) }
 }
 
 /// The source of an asynchronous copy is read when it is sent, not when the stream gets there: what is

@@ -167,7 +167,7 @@ mod tests {
         let slice = unsafe { RawSlice::new(source.as_ptr(), source.len()) };
         let record =
             |first_chunk| CopyIn { stream: 16, destination: 0, bytes: source.len() as u64, first_chunk };
-        let sent = session.send_bulk(&stream, slice, None, true, record).unwrap();
+        let (_, sent) = session.send_bulk(&stream, slice, None, true, record).unwrap();
         let waiter = Waiter::new();
         let copy = CopyOut {
             stream: stream.clone(),

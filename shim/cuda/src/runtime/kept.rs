@@ -166,7 +166,8 @@ fn most(runtime: &Runtime, device: usize) -> u64 {
 /// When the session is over.
 pub(super) fn fence(runtime: &Runtime, context: &Context, pending: Pending) -> Result<(), CUresult> {
     if super::current::is_alone(runtime, context) {
-        runtime.session.post_pending(None, &Fence { context: context.handle }, &[], |_| pending)?;
+        let fence = Fence { context: context.handle, through: 0 };
+        runtime.session.post_pending(None, &fence, &[], |_| pending)?;
     } else {
         runtime.session.post_pending(None, &HostUnshare { address: 0, bytes: 0 }, &[], |_| pending)?;
     }

@@ -482,7 +482,7 @@ pub(crate) fn settle(runtime: &Runtime, base: u64, bytes: u64) {
         // all the same. (While something is captured the context is not known to be finished.)
         let ended = super::copies::synchronize(runtime, &stream);
         if ended.is_err() && !runtime.captures.any() {
-            runtime.session.wait_for_context(&stream.context);
+            runtime.session.wait_for_context(&stream.context, 0);
         }
     }
 }

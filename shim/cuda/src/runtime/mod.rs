@@ -10,6 +10,7 @@
 //! * [`stats`], [`log`], [`process`] — counting, printing; fork and exit.
 
 pub(crate) mod capture;
+mod concurrency;
 pub(crate) mod connect;
 pub(crate) mod copies;
 pub(crate) mod copy_out;

@@ -40,6 +40,11 @@ pub(crate) struct Context {
     pub(crate) last_blocking: AtomicU64,
     /// All operations up to this number are known to be finished.
     pub(crate) done: AtomicU64,
+    /// Number of the last copy that did not count as work, and of the last that the program may take for finished
+    /// all the same (see `concurrency`).
+    pub(super) quiet: AtomicU64,
+    pub(super) relied: AtomicU64,
+    pub(super) telling: Mutex<()>,
     streams: Mutex<Streams>,
     pub(crate) small: Small,
     pub(crate) limits: Mutex<HashMap<u32, u64>>,
@@ -72,6 +77,9 @@ impl Context {
             last: AtomicU64::new(0),
             last_blocking: AtomicU64::new(0),
             done: AtomicU64::new(0),
+            quiet: AtomicU64::new(0),
+            relied: AtomicU64::new(0),
+            telling: Mutex::default(),
             streams: Mutex::default(),
             small: Small::default(),
             limits: Mutex::new(HashMap::new()),
@@ -104,6 +112,10 @@ impl Context {
 
     /// Whether everything issued to the context so far is known to be finished.
     pub(crate) fn is_known_finished(&self) -> bool {
+        self.relying(|| self.seems_finished())
+    }
+
+    fn seems_finished(&self) -> bool {
         // Before the streams are looked at: all operations up to this one have been entered there.
         let last = self.last.load(Acquire);
         if self.done.load(Acquire) >= last {
@@ -231,6 +243,10 @@ impl Stream {
     /// An operation on the legacy stream comes after all earlier ones on streams that block with it, and
     /// before all later ones; so its end says as much of them, and it is finished when they are.
     pub(crate) fn is_known_finished(&self) -> bool {
+        self.context.relying(|| self.seems_finished())
+    }
+
+    fn seems_finished(&self) -> bool {
         if self.kind != StreamKind::Legacy {
             return self.is_itself_finished();
         }

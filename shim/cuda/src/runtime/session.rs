@@ -25,6 +25,7 @@ use zerocopy::{FromZeros, IntoBytes};
 use crate::abi::result::{CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_UNKNOWN, CUDA_SUCCESS};
 use crate::abi::types::CUresult;
 
+use super::concurrency::Concurrency;
 use super::copy_out::CopyOut;
 use super::ending::Ending;
 use super::helm::Helm;
@@ -32,7 +33,7 @@ use super::mirror;
 use super::objects::{Context, Stream};
 use super::pending::Pending;
 use super::stats;
-use super::transfer::Transfers;
+use super::transfer::{Transfer, Transfers};
 use super::waiter::Waiter;
 
 /// What an operation does when too much is published and not yet acknowledged.
@@ -75,12 +76,7 @@ pub(crate) struct Session {
     /// The I/O thread holds events back until more has landed.
     pub(crate) held_back: AtomicBool,
     pub(crate) transfers: Transfers,
-    /// The first stream that the program was given, and what comes to pass with the second (see `quiet_on`).
-    first: OnceLock<Arc<Stream>>,
-    several: OnceLock<()>,
-    concurrent: AtomicBool,
-    /// Number of the last operation that did not count as work on the first stream.
-    last_quiet: AtomicU64,
+    pub(super) concurrency: Concurrency,
     pub(super) ending: Mutex<Ending>,
     /// Not 0: the session is over, and this is what every call gives.
     pub(super) lost: AtomicU32,
@@ -127,10 +123,7 @@ impl Session {
             landed_below: AtomicU64::new(0),
             held_back: AtomicBool::new(false),
             transfers: Transfers::new(slots),
-            first: OnceLock::new(),
-            several: OnceLock::new(),
-            concurrent: AtomicBool::new(false),
-            last_quiet: AtomicU64::new(0),
+            concurrency: Concurrency::default(),
             ending: Mutex::default(),
             lost: AtomicU32::new(CUDA_SUCCESS),
             quiet,
@@ -184,7 +177,7 @@ impl Session {
         })
     }
 
-    /// Publishes a copy to the device whose source has been read (see `copies`).
+    /// Publishes a copy to the device whose source has been read, or a part of it (see `concurrency`).
     ///
     /// # Errors
     /// When the session is over.
@@ -193,52 +186,21 @@ impl Session {
         stream: &Stream,
         record: &R,
         tail: &[&[u8]],
+        pending: Option<Pending>,
     ) -> Result<u64, CUresult> {
         self.publish(record, tail, |_, number| {
             self.quiet_on(stream, number);
-            None
+            pending
         })
     }
 
-    /// As [`Stream::issued`], for an operation whose end nobody can see while there is only one stream: all that
-    /// comes later comes after it. Once there are several, work on another has only the program's synchronisation
-    /// to come after it. Called under the lane's lock.
-    fn quiet_on(&self, stream: &Stream, number: u64) {
-        if self.concurrent.load(Relaxed) {
-            stream.issued(number);
-        } else {
-            self.last_quiet.store(number, Relaxed);
-        }
-    }
-
-    /// Whether the program has several streams, which only its synchronisation keeps in order.
-    pub(crate) fn is_concurrent(&self) -> bool {
-        self.concurrent.load(Relaxed)
-    }
-
-    /// A stream is made. Before the second is used, what did not count as work on the first is finished.
-    pub(crate) fn add_stream(&self, stream: &Arc<Stream>) {
-        stream.context.add(stream);
-        let first = self.first.get_or_init(|| stream.clone());
-        if first.handle == stream.handle {
-            return;
-        }
-        self.several.get_or_init(|| {
-            // First the flag: what is published behind the synchronisation below counts.
-            self.concurrent.store(true, Relaxed);
-            drop(lock(&self.lane));
-            if self.last_quiet.load(Relaxed) > first.done.load(Acquire) {
-                self.wait_for_context(&first.context);
-            }
-        });
-    }
-
-    /// Waits until all that the context was given before is finished. By a fence, and not by a synchronisation of
-    /// streams: the server grants one whatever has become of them, or of the context.
-    pub(crate) fn wait_for_context(&self, context: &Context) {
+    /// Waits until all that the context was given before is finished; with `through`, until the copies up to that
+    /// operation are. By a fence, and not by a synchronisation of streams: the server grants one whatever has become
+    /// of them, or of the context.
+    pub(crate) fn wait_for_context(&self, context: &Context, through: u64) {
         let waiter = Waiter::new();
         let mine = waiter.clone();
-        let fence = Fence { context: context.handle };
+        let fence = Fence { context: context.handle, through };
         // No error is lost with this: the context's users are told of its fault, and everybody of a session's end. A
         // context that the server has taken down has no work left.
         let _ = self
@@ -528,7 +490,8 @@ impl Session {
     }
 
     /// Publishes the copy of `source` through bulk chunks. The source must stay as it is until the transfer
-    /// says that it is sent. `quiet`: the source has been read when the caller returns (see `copies`).
+    /// says that it is sent. `quiet`: the source has been read when the caller returns (see `concurrency`). Gives the
+    /// copy's number as well.
     ///
     /// # Errors
     /// When the session is over.
@@ -539,14 +502,14 @@ impl Session {
         keep: Option<Box<[u8]>>,
         quiet: bool,
         record: impl FnOnce(u64) -> fusewire_wire::ops::table::CopyIn,
-    ) -> Result<Arc<super::transfer::Transfer>, CUresult> {
+    ) -> Result<(u64, Arc<Transfer>), CUresult> {
         let bytes = source.len();
         let slot_bytes = u32::try_from(self.slot_bytes).unwrap_or(u32::MAX);
         let chunk_bytes = usize::try_from(chunk_bytes(bytes as u64, slot_bytes)).unwrap_or(self.slot_bytes);
         let chunks = bytes.div_ceil(chunk_bytes) as u64;
         let waited_for = quiet && keep.is_none();
         let mut made = None;
-        self.publish_with(
+        let number = self.publish_with(
             &[],
             Room::Await,
             |lane| {
@@ -566,10 +529,10 @@ impl Session {
         )?;
         stats::published(bytes);
         self.push_chunks();
-        made.ok_or(CUDA_ERROR_UNKNOWN)
+        made.map(|transfer| (number, transfer)).ok_or(CUDA_ERROR_UNKNOWN)
     }
 
-    /// As `send_bulk`, for a record of which one chunk is a part.
+    /// As `send_bulk`, for a record of which one chunk is a part. Gives its number.
     ///
     /// # Errors
     /// When the session is over.
@@ -578,11 +541,11 @@ impl Session {
         stream: &Stream,
         packed: Box<[u8]>,
         record: impl FnOnce(u64) -> R,
-    ) -> Result<(), CUresult> {
+    ) -> Result<u64, CUresult> {
         // SAFETY: the transfer keeps the buffer until it is sent.
         let source = unsafe { RawSlice::new(packed.as_ptr(), packed.len()) };
         let bytes = packed.len();
-        self.publish_with(
+        let number = self.publish_with(
             &[],
             Room::Await,
             |lane| {
@@ -598,71 +561,11 @@ impl Session {
         )?;
         stats::published(bytes);
         self.push_chunks();
-        Ok(())
+        Ok(number)
     }
 
     /// Hands chunks for which there is credit to the bulk lanes.
     pub(crate) fn push_chunks(&self) {
         self.transfers.push(&self.outgoing);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use fusewire_wire::frame::{FRAME_HEADER_BYTES, record_at};
-    use fusewire_wire::ops::table::{CopyInInline, StreamDestroy};
-
-    use crate::runtime::objects::StreamKind;
-
-    use super::*;
-
-    fn stream(handle: u64, context: &Arc<Context>) -> Arc<Stream> {
-        Arc::new(Stream::new(handle, context.clone(), StreamKind::Created, 1, 0))
-    }
-
-    #[test]
-    fn a_copy_counts_as_work_once_there_is_a_second_stream() {
-        let session = Session::new(1 << 20, 8, Duration::ZERO, true);
-        let context = Arc::new(Context::new(1, 0, true, 0, 3020));
-        let (one, two) = (stream(16, &context), stream(32, &context));
-        let copy = CopyInInline { stream: one.handle, destination: 0, bytes: 4 };
-        session.add_stream(&one);
-        let number = session.post_quiet_on(&one, &copy, &[&[0; 4]]).unwrap();
-        assert!(one.is_known_finished(), "nothing can overtake it");
-        // Else the second stream would have the first waited for.
-        one.finished(number);
-        session.add_stream(&two);
-        session.post_quiet_on(&one, &copy, &[&[0; 4]]).unwrap();
-        assert!(!one.is_known_finished() && two.is_known_finished());
-        session.post(&StreamDestroy { stream: two.handle }, &[]).unwrap();
-    }
-
-    #[test]
-    fn the_second_stream_comes_after_what_did_not_count_whatever_the_first_is_doing() {
-        let session = Session::new(1 << 20, 8, Duration::ZERO, true);
-        let context = Arc::new(Context::new(1, 0, true, 0, 3020));
-        let (one, two) = (stream(16, &context), stream(32, &context));
-        session.add_stream(&one);
-        let copy = CopyInInline { stream: one.handle, destination: 0, bytes: 4 };
-        session.post_quiet_on(&one, &copy, &[&[0; 4]]).unwrap();
-        session.seal(0).unwrap();
-        std::thread::scope(|scope| {
-            let made = scope.spawn(|| session.add_stream(&two));
-            let batch = loop {
-                match session.seal(0) {
-                    Some(batch) => break batch,
-                    None => std::thread::yield_now(),
-                }
-            };
-            let waited = !made.is_finished();
-            for (_, pending) in lock(&session.pending).drain() {
-                if let Pending::Call(waiter) = pending {
-                    waiter.complete(CUDA_SUCCESS, Vec::new());
-                }
-            }
-            let (record, _, _) = record_at(&batch, FRAME_HEADER_BYTES, 1, 0).unwrap();
-            assert_eq!(record.op, Fence::CODE, "a synchronisation of the stream may be refused");
-            assert!(waited);
-        });
     }
 }

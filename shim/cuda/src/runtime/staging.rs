@@ -86,7 +86,7 @@ fn slots(runtime: &Runtime) -> Option<&Staging> {
 }
 
 /// Copies to the device from memory that is read before this returns. Gives how many bytes, from the first, were
-/// copied so. `patient`: a slot may be waited for.
+/// copied so, and the number of the last operation of that. `patient`: a slot may be waited for.
 ///
 /// # Errors
 /// When the session is over.
@@ -100,13 +100,14 @@ pub(crate) unsafe fn copy_in(
     from: u64,
     bytes: usize,
     patient: bool,
-) -> Result<usize, CUresult> {
-    let Some(staging) = slots(runtime).filter(|_| bytes <= MOST) else { return Ok(0) };
+) -> Result<(usize, u64), CUresult> {
+    let Some(staging) = slots(runtime).filter(|_| bytes <= MOST) else { return Ok((0, 0)) };
+    let mut last = 0;
     let source = std::ptr::with_exposed_provenance::<u8>(from as usize);
     for offset in (0..bytes).step_by(SLOT) {
         let length = SLOT.min(bytes - offset);
         let slot = if patient { staging.take(runtime) } else { staging.try_take() };
-        let Some(slot) = slot else { return Ok(offset) };
+        let Some(slot) = slot else { return Ok((offset, last)) };
         let target = std::ptr::with_exposed_provenance_mut::<u8>(slot as usize);
         // SAFETY: the caller's promise for the source; the slot is ours and at least that long.
         unsafe { std::ptr::copy_nonoverlapping(source.add(offset), target, length) };
@@ -116,13 +117,13 @@ pub(crate) unsafe fn copy_in(
             source: slot,
             bytes: length as u64,
         };
-        // The source has been read, so that it counts as such a copy does (see `copies`).
-        runtime.session.post_quiet_on(stream, &record, &[])?;
-        runtime
-            .session
-            .post_pending(None, &passed(stream, slot), &[], |_| Pending::Reclaim(Reclaim::Slot(slot)))?;
+        let session = &runtime.session;
+        session.post_quiet_on(stream, &record, &[], None)?;
+        // A part of the copy: by this the server knows its end.
+        let given = Pending::Reclaim(Reclaim::Slot(slot));
+        last = session.post_quiet_on(stream, &passed(stream, slot), &[], Some(given))?;
     }
-    Ok(bytes)
+    Ok((bytes, last))
 }
 
 /// Copies from the device; the data are there when this returns. Gives how many bytes, from the first, were copied

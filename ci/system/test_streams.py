@@ -1,0 +1,80 @@
+"""What the second stream of a program comes after: the copies that the program was told of, and nothing else."""
+
+import pytest
+
+from harness import run
+
+HEAD = """
+import ctypes, sys, driver
+from ctypes import byref, c_size_t, c_uint, c_uint64, c_void_p
+how, size = sys.argv[1], int(sys.argv[2])
+driver.start()
+flag, data = driver.alloc(4096), driver.alloc(size)
+
+class Copy2D(ctypes.Structure):
+    _fields_ = [(end + name, kind) for end in ("src", "dst") for name, kind in (
+        ("XInBytes", c_size_t), ("Y", c_size_t), ("MemoryType", c_uint), ("Host", c_void_p), ("Device", c_uint64),
+        ("Array", c_void_p), ("Pitch", c_size_t))] + [("WidthInBytes", c_size_t), ("Height", c_size_t)]
+
+def copy(value):
+    "One that need not wait: the source is read when it returns."
+    source = bytes([value]) * size
+    if how == "synchronous":
+        driver.to_device(data, source)
+    elif how == "pitched":
+        kept = ctypes.create_string_buffer(source, size)
+        half = size // 2
+        driver.call("cuMemcpy2D_v2", byref(Copy2D(
+            srcMemoryType=1, srcHost=ctypes.addressof(kept), srcPitch=half, dstMemoryType=2, dstDevice=data,
+            dstPitch=half, WidthInBytes=half, Height=2)))
+    else:
+        driver.call("cuMemcpyHtoDAsync_v2", c_uint64(data), source, c_size_t(size), None)
+
+def read(stream):
+    out = (ctypes.c_ubyte * size)()
+    driver.call("cuMemcpyDtoHAsync_v2", out, c_uint64(data), c_size_t(size), stream)
+    return set(out)
+
+def hold():
+    driver.call("cuStreamWaitValue32_v2", None, c_uint64(flag), c_uint(1), 0)
+
+def release(stream):
+    driver.call("cuStreamWriteValue32_v2", stream, c_uint64(flag), c_uint(1), 0)
+
+driver.to_device(flag, bytes(4))
+"""
+
+# In a batch, in memory of the client's own or in shared memory, in chunks.
+SIZES = [64, 100 << 10, 2 << 20]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("how", ["synchronous", "synchronised", "pitched"])
+def test_a_second_stream_is_made_while_the_first_waits_for_it(server, how, size):
+    for link in (server.address, server.local):
+        run(link, HEAD + """
+copy(1)
+if how == "synchronised":
+    driver.synchronize(c_void_p(1))
+hold()
+side = driver.stream()
+assert read(side) == {1}, "told of, and not there"
+release(side)
+driver.synchronize()
+""", how, size, limit=60)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_copy_that_the_program_was_not_told_of_holds_no_stream_up(server, size):
+    for link in (server.address, server.local):
+        run(link, HEAD + """
+copy(1)
+driver.synchronize()
+hold()
+copy(2)
+side = driver.stream()
+assert read(side) == {1}
+release(side)
+driver.synchronize(c_void_p(1))
+assert read(side) == {2}, "now told of, and not there"
+""", "asynchronous", size, limit=60)
