@@ -1,8 +1,11 @@
 """What programs do beside CUDA: several sessions, forks, threads, ends of every kind, dlclose."""
 
+import subprocess
 import time
 
-from harness import Client, alive, run, until
+import pytest
+
+from harness import BUILT, Client, alive, run, until
 
 
 def test_two_sessions_at_once(server):
@@ -192,6 +195,66 @@ def work():
         worked.again()
 threading.Thread(target=work, daemon=True).start()
 """)
+
+
+INTERRUPTED = r"""
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/time.h>
+#include <unistd.h>
+typedef int Result;
+Result cuInit(unsigned), cuDevicePrimaryCtxRetain(void **, int), cuDevicePrimaryCtxRelease_v2(int);
+Result cuCtxSetCurrent(void *), cuCtxSynchronize(void), cuMemAlloc_v2(unsigned long long *, size_t);
+Result cuMemsetD32_v2(unsigned long long, unsigned, size_t);
+Result cuStreamWaitValue32_v2(void *, unsigned long long, unsigned, unsigned);
+static unsigned long long word;
+static void must(Result code) { if (code) { printf("%d\n", code); _exit(1); } }
+/* As the CUDA runtime does at exit, and what waits for the server. */
+static void last(void) {
+    void *other;
+    printf("%d", cuDevicePrimaryCtxRetain(&other, 1));
+    printf(" %d\n", cuDevicePrimaryCtxRelease_v2(0));
+}
+static void leave(int signal) { (void)signal; exit(7); }
+int main(int count, char **arguments) {
+    void *context;
+    struct itimerval soon = {{0, 0}, {0, count > 1 ? atoi(arguments[1]) : 0}};
+    signal(SIGALRM, leave);
+    must(cuInit(0));
+    must(cuDevicePrimaryCtxRetain(&context, 0));
+    must(cuCtxSetCurrent(context));
+    must(cuMemAlloc_v2(&word, 4096));
+    must(cuMemsetD32_v2(word, 0, 1));
+    atexit(last);
+    must(cuStreamWaitValue32_v2(0, word, 1, 0));
+    setitimer(ITIMER_REAL, &soon, 0);
+    cuCtxSynchronize();
+    return 1;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """A program that ends in a signal handler, in the middle of a synchronisation that would never end."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    (folder / "program.c").write_text(INTERRUPTED)
+    subprocess.run(["cc", "-O1", "-o", folder / "program", folder / "program.c", BUILT / "libcuda.so"],
+                   check=True, timeout=60)
+    return folder / "program"
+
+
+# Longer than the caller does the I/O thread's work, where it does; and long before.
+@pytest.mark.parametrize("after", [1_000, 5_000, 900_000])
+def test_exit_in_a_signal_handler_while_a_call_waits(server, interrupted, after):
+    for link in (server.address, server.local):
+        with Client(link, None, command=[interrupted, str(after)], env={"FUSEWIRE_SPIN_US": "1000"}) as client:
+            code, out = client.finish(20)
+            assert code == 7, (code, out, client.errors)
+            # The driver at its end, as natively, or still there.
+            assert out in ("4 4\n", "0 0\n"), out
+    until(lambda: server.sessions() == 0, "the sessions are closed", 10)
 
 
 def test_exec(server):

@@ -20,17 +20,17 @@ fn of(context: CUcontext) -> Result<std::sync::Arc<runtime::objects::Context>, C
 }
 
 fn load(image: &[u8]) -> Result<CUmodule, CUresult> {
-    module::load(runtime::get()?, image, &Options::default())
+    module::load(runtime::enter()?, image, &Options::default())
 }
 
 impl Hooks for RuntimeHooks {
     fn current_context(&self) -> Result<CUcontext, CUresult> {
-        runtime::get()?;
+        runtime::enter()?;
         Ok(current::top().map_or(std::ptr::null_mut(), |top| handles::pointer(top.handle)))
     }
 
     fn primary_context_of(&self, device: CUdevice) -> Result<CUcontext, CUresult> {
-        Ok(handles::pointer(runtime::get()?.device(device)?.primary.handle))
+        Ok(handles::pointer(runtime::enter()?.device(device)?.primary.handle))
     }
 
     unsafe fn load_fatbin_wrapper(&self, wrapper: *const c_void) -> Result<CUmodule, CUresult> {
@@ -44,7 +44,7 @@ impl Hooks for RuntimeHooks {
     }
 
     fn devices(&self) -> Result<Vec<DeviceIdentity>, CUresult> {
-        let runtime = runtime::get()?;
+        let runtime = runtime::enter()?;
         let identity = |device: &runtime::VisibleDevice| {
             let attribute = |id| device.snapshot.attribute(id).unwrap_or(0);
             // CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID, _BUS_ID, _DEVICE_ID.
@@ -59,27 +59,27 @@ impl Hooks for RuntimeHooks {
     }
 
     fn context_device(&self, context: CUcontext) -> Result<CUdevice, CUresult> {
-        runtime::get()?;
+        runtime::enter()?;
         Ok(i32::try_from(of(context)?.device).unwrap_or(0))
     }
 
     fn context_id(&self, context: CUcontext) -> Result<u64, CUresult> {
-        runtime::get()?;
+        runtime::enter()?;
         Ok(of(context)?.id)
     }
 
     fn stream_private(&self, _context: CUcontext, stream: CUstream) -> Result<*mut c_void, CUresult> {
-        let runtime = runtime::get()?;
+        let runtime = runtime::enter()?;
         Ok(handles::pointer(current::stream(runtime, stream)?.handle))
     }
 
     fn stream_id(&self, _context: CUcontext, private: *mut c_void) -> Result<u64, CUresult> {
-        runtime::get()?;
+        runtime::enter()?;
         Ok(handles::stream(private)?.id)
     }
 
     fn module_functions(&self, module: CUmodule) -> Result<Vec<CUfunction>, CUresult> {
-        let runtime = runtime::get()?;
+        let runtime = runtime::enter()?;
         let module = handles::module(module)?;
         let names = module::names(runtime, &module)?;
         names.iter().map(|name| module::find(runtime, &module, name)).collect()

@@ -25,7 +25,7 @@ struct Streams(HashMap<u64, Arc<Stream>>);
 
 impl Drop for Streams {
     fn drop(&mut self) {
-        let Ok(runtime) = super::get() else { return };
+        let Ok(runtime) = super::enter() else { return };
         for (_, stream) in self.0.drain() {
             handles::end(stream.handle);
             // A session that is over needs no tidying.

@@ -3,9 +3,13 @@
 //! A caller that spins for its answer turns the lane itself meanwhile, where the link lets any thread do so: what it
 //! has published goes out at once and what comes back is taken where it is waited for, with no other thread between.
 //! The I/O thread stands by meanwhile, and keeps out of the way for a moment after.
+//!
+//! A signal handler may interrupt such a caller and never return to it, because it calls `exit`. Nothing comes and goes
+//! any more then; so whatever that thread calls afterwards is refused ([`Helm::is_mine`]) before it can wait.
 
 use std::sync::atomic::{
-    AtomicBool, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::SeqCst,
+    AtomicBool, AtomicUsize, Ordering, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed,
+    Ordering::SeqCst,
 };
 use std::sync::{Arc, Mutex, OnceLock, TryLockError};
 use std::thread::Thread;
@@ -28,14 +32,20 @@ const PAUSE: Duration = Duration::from_micros(2);
 
 #[derive(Default)]
 pub(crate) struct Helm {
-    /// A caller has the helm, or is about to take it.
-    taken: AtomicBool,
+    /// The thread that has the helm, or is about to take it; 0: the I/O thread has it.
+    owner: AtomicUsize,
     /// The I/O thread sleeps: it is woken, and does what there is to do.
     asleep: AtomicBool,
     /// The I/O thread, and that it has to be told when the helm is free.
     io: OnceLock<Thread>,
     waits: AtomicBool,
     crew: Mutex<Option<Crew>>,
+}
+
+/// A number that no other thread has; not 0.
+fn this_thread() -> usize {
+    thread_local! { static MARK: u8 = const { 0 } }
+    MARK.with(|mark| std::ptr::from_ref(mark).addr())
 }
 
 /// What turns.
@@ -50,7 +60,10 @@ impl Helm {
     /// Turns the lane in place of the I/O thread until `done`, for a while at most; not if somebody else does, or if
     /// the I/O thread sleeps. `spin`: how long threads spin here.
     pub(crate) fn take(&self, spin: Duration, done: impl Fn() -> bool) {
-        if spin.is_zero() || self.asleep.load(Relaxed) || self.taken.swap(true, AcqRel) {
+        if spin.is_zero() || self.asleep.load(Relaxed) {
+            return;
+        }
+        if self.owner.compare_exchange(0, this_thread(), AcqRel, Relaxed).is_err() {
             return;
         }
         let start = Instant::now();
@@ -82,7 +95,7 @@ impl Helm {
                 }
             }
         }
-        self.taken.store(false, SeqCst);
+        self.owner.store(0, SeqCst);
         if self.waits.load(SeqCst)
             && let Some(io) = self.io.get()
         {
@@ -90,20 +103,31 @@ impl Helm {
         }
     }
 
+    /// Whether this thread has the helm: it has been interrupted there.
+    #[inline]
+    pub(crate) fn is_mine(&self) -> bool {
+        let owner = self.owner.load(Relaxed);
+        owner != 0 && owner == this_thread()
+    }
+
+    fn is_taken(&self, ordering: Ordering) -> bool {
+        self.owner.load(ordering) != 0
+    }
+
     /// For the I/O thread: waits while a caller has the helm. Gives whether one had.
     fn stand_by(&self) -> bool {
-        if !self.taken.load(Acquire) {
+        if !self.is_taken(Acquire) {
             return false;
         }
         let start = Instant::now();
-        while self.taken.load(Acquire) {
+        while self.is_taken(Acquire) {
             if start.elapsed() < STAND_BY {
                 std::hint::spin_loop();
                 continue;
             }
             // Said before the last look: either it is seen that we wait, or we see that the helm is free.
             self.waits.store(true, SeqCst);
-            while self.taken.load(SeqCst) {
+            while self.is_taken(SeqCst) {
                 std::thread::park();
             }
             self.waits.store(false, Relaxed);
@@ -114,7 +138,7 @@ impl Helm {
     /// For the I/O thread: leaves callers a chance to take the helm. Gives whether one has.
     fn give_way(&self) -> bool {
         let start = Instant::now();
-        while !self.taken.load(Acquire) {
+        while !self.is_taken(Acquire) {
             if start.elapsed() >= PAUSE {
                 return false;
             }

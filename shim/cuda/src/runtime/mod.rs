@@ -44,7 +44,7 @@ use std::sync::{Arc, OnceLock};
 
 use fusewire_wire::ops::snapshot::Device;
 
-use crate::abi::result::CUDA_ERROR_NOT_INITIALIZED;
+use crate::abi::result::{CUDA_ERROR_DEINITIALIZED, CUDA_ERROR_NOT_INITIALIZED};
 use crate::abi::types::CUresult;
 
 use objects::{Context, Pool};
@@ -87,6 +87,18 @@ pub(crate) fn get() -> Result<&'static Runtime, CUresult> {
     }
 }
 
+/// The runtime, for a call of the program's.
+///
+/// # Errors
+/// As [`get`]; and `CUDA_ERROR_DEINITIALIZED` where a signal handler has taken this thread out of the middle of a wait,
+/// in which it did the I/O thread's work ([`helm`]). What such a handler does with CUDA it does by ending the process:
+/// its exit handlers free what there is, and must not wait for what only the wait would bring.
+#[inline]
+pub(crate) fn enter() -> Result<&'static Runtime, CUresult> {
+    let runtime = get()?;
+    if runtime.session.helm.is_mine() { Err(CUDA_ERROR_DEINITIALIZED) } else { Ok(runtime) }
+}
+
 /// `cuInit`.
 ///
 /// # Errors
@@ -107,7 +119,7 @@ pub(crate) fn call(
     counter: &'static stats::Counter,
     body: impl FnOnce(&'static Runtime) -> Result<(), CUresult>,
 ) -> CUresult {
-    plain(counter, || body(get()?))
+    plain(counter, || body(enter()?))
 }
 
 /// Runs an API function that does not.
