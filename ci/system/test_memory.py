@@ -276,3 +276,42 @@ for step in range(60):
     driver.free(address)
 assert len(addresses) <= 5, len(addresses)
 """)
+
+
+def test_addresses_of_a_context_that_goes_are_not_used_before_the_server_hears_of_it(server):
+    """Two threads: one destroys contexts full of memory, the other allocates where that was."""
+    run(server, HEAD + """
+import threading
+home = driver.start()
+def fill_up(size):
+    made = c_void_p()
+    driver.call("cuCtxCreate_v2", byref(made), 0, 0)
+    for _ in range(60):
+        driver.alloc(size)
+    return made
+def allocate():
+    driver.call("cuCtxSetCurrent", home)
+    while not over.is_set():
+        for _ in range(20):
+            address = c_uint64()
+            code = driver.lib.cuMemAlloc_v2(byref(address), c_size_t(size))
+            if code != 0:
+                codes.append(code)
+            else:
+                made.append(address)
+        while made:
+            driver.lib.cuMemFree_v2(made.pop())
+codes, made = [], []
+for turn in range(120):
+    # Not what is kept from the turn before.
+    size = (2 + turn % 8) * MIB
+    context = fill_up(size)
+    over = threading.Event()
+    thread = threading.Thread(target=allocate)
+    thread.start()
+    time.sleep(0.002 * (turn % 5))
+    driver.call("cuCtxDestroy_v2", context)
+    over.set()
+    thread.join()
+assert not codes, codes
+""")

@@ -43,8 +43,10 @@ pub unsafe extern "C" fn cuDevicePrimaryCtxRelease_v2(device: CUdevice) -> CUres
                 *retained = 0;
                 drop(retained);
                 run_destructors(handles::pointer(primary.handle));
-                reset_client_state(runtime, primary);
-                runtime.session.post(&PrimaryRelease { context: primary.handle }, &[]).map(drop)
+                let addresses = reset_client_state(runtime, primary);
+                let posted = runtime.session.post(&PrimaryRelease { context: primary.handle }, &[]);
+                runtime.memory.give_all(addresses);
+                posted.map(drop)
             }
             _ => {
                 *retained -= 1;
@@ -62,20 +64,23 @@ pub unsafe extern "C" fn cuDevicePrimaryCtxReset_v2(device: CUdevice) -> CUresul
             return Ok(());
         }
         run_destructors(handles::pointer(primary.handle));
-        reset_client_state(runtime, primary);
+        let addresses = reset_client_state(runtime, primary);
         *lock(&primary.retained) = 0;
-        runtime.session.call(&PrimaryReset { context: primary.handle }, &[]).map(drop)
+        let called = runtime.session.call(&PrimaryReset { context: primary.handle }, &[]);
+        runtime.memory.give_all(addresses);
+        called.map(drop)
     })
 }
 
-/// What the client knew of a primary context is void: the context may come back, its objects do not.
-fn reset_client_state(runtime: &Runtime, primary: &runtime::objects::Context) {
+/// What the client knew of a primary context is void: the context may come back, its objects do not. Gives the
+/// addresses of its memory, as [`forget_context`](runtime::memory_state::forget_context).
+fn reset_client_state(runtime: &Runtime, primary: &runtime::objects::Context) -> Vec<(u64, u64)> {
     current::sweep(primary, false);
-    runtime::memory_state::forget_context(runtime, primary);
     lock(&primary.limits).clear();
     primary.fault.store(0, Relaxed);
     primary.late_error.store(0, Relaxed);
     primary.cache_config.store(0, Relaxed);
+    runtime::memory_state::forget_context(runtime, primary)
 }
 
 #[unsafe(no_mangle)]
@@ -176,12 +181,14 @@ pub unsafe extern "C" fn cuCtxDestroy_v2(context: CUcontext) -> CUresult {
         run_destructors(context);
         found.destroyed.store(true, Relaxed);
         current::sweep(&found, true);
-        runtime::memory_state::forget_context(runtime, &found);
+        let addresses = runtime::memory_state::forget_context(runtime, &found);
         handles::end(found.handle);
         if current::top().is_some_and(|top| top.handle == found.handle) {
             current::pop();
         }
-        runtime.session.post(&CtxDestroy { context: found.handle }, &[]).map(drop)
+        let posted = runtime.session.post(&CtxDestroy { context: found.handle }, &[]);
+        runtime.memory.give_all(addresses);
+        posted.map(drop)
     })
 }
 

@@ -112,6 +112,13 @@ impl Memory {
         window.take(bytes, alignment)
     }
 
+    /// Addresses are free again.
+    pub(crate) fn give_all(&self, addresses: Vec<(u64, u64)>) {
+        for (base, bytes) in addresses {
+            self.give_addresses(base, bytes);
+        }
+    }
+
     pub(crate) fn give_addresses(&self, at: u64, bytes: u64) {
         lock(&self.device_window).give(at, bytes);
     }
@@ -507,8 +514,11 @@ fn writing<'a>(pending: impl Iterator<Item = &'a Pending>, range: &Range<u64>) -
         .collect()
 }
 
-/// A context is going, and all its memory with it: nothing of it is found any more.
-pub(crate) fn forget_context(runtime: &Runtime, context: &Context) {
+/// A context is going, and all its memory with it: nothing of it is found any more. Gives the addresses, which are to
+/// be given out again ([`Memory::give_all`]) once the context's end is published: what is mapped there behind it waits
+/// for it on the server, and what came before it would find the addresses taken.
+#[must_use]
+pub(crate) fn forget_context(runtime: &Runtime, context: &Context) -> Vec<(u64, u64)> {
     let mut map = runtime.memory.map_mut();
     let gone: Vec<Region> = map
         .regions()
@@ -519,20 +529,12 @@ pub(crate) fn forget_context(runtime: &Runtime, context: &Context) {
         map.remove(region.base);
     }
     drop(map);
-    for region in gone {
-        if let Place::Device { block: true, .. } = region.place {
-            runtime.memory.give_addresses(
-                region.base,
-                region.bytes.next_multiple_of(granularity(runtime, region.device)),
-            );
-        }
-    }
-    for (base, bytes) in runtime.memory.kept.forget(context) {
-        runtime.memory.give_addresses(base, bytes);
-    }
-    for (base, bytes) in context.small.renew() {
-        runtime.memory.give_addresses(base, bytes);
-    }
+    let blocks = gone.iter().filter(|region| matches!(region.place, Place::Device { block: true, .. }));
+    let whole = |region: &Region| region.bytes.next_multiple_of(granularity(runtime, region.device));
+    let mut addresses: Vec<(u64, u64)> = blocks.map(|region| (region.base, whole(region))).collect();
+    addresses.extend(runtime.memory.kept.forget(context));
+    addresses.extend(context.small.renew());
+    addresses
 }
 
 #[cfg(test)]
