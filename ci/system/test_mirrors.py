@@ -123,6 +123,43 @@ for turn in range(1, 20):
     assert (numbers[0], numbers[8]) == (2 * turn, turn), (turn, list(numbers))
 """
 
+# What the program has written before a launch is there for its kernel, whatever another stream was sent it for.
+THERE = START + """
+gate, sums = driver.alloc(4096), driver.alloc(4096)
+driver.call("cuMemsetD8_v2", c_uint64(gate), 0, c_size_t(64))
+driver.call("cuCtxSynchronize")
+for turn in range(1, 20):
+    driver.call("cuStreamWaitValue32_v2", other, c_uint64(gate), c_uint(turn), 0)
+    numbers[0], numbers[8] = 100 * turn, turn
+    # Given the memory, and uses the third word alone.
+    driver.launch(add, 1, 1, c_uint64(ctypes.addressof(word) + 8), c_uint(1), c_uint(1), on=other)
+    more()
+    driver.synchronize(stream)
+    assert (numbers[0], numbers[8]) == (100 * turn + 1, turn), (turn, list(numbers))
+    driver.call("cuStreamWriteValue32_v2", stream, c_uint64(gate), c_uint(turn), 0)
+    driver.synchronize(other)
+    assert list(numbers[:3]) == [100 * turn + 1, 0, turn], (turn, list(numbers))
+    more()
+    driver.synchronize(stream)
+    assert list(numbers[:3]) == [100 * turn + 2, 0, turn], (turn, list(numbers))
+"""
+
+# Words that no kernel uses are the program's alone, however often it writes them between launches.
+ALONE = START + """
+gate = driver.alloc(4096)
+driver.call("cuMemsetD8_v2", c_uint64(gate), 0, c_size_t(64))
+driver.call("cuCtxSynchronize")
+for turn in range(1, 20):
+    driver.call("cuStreamWaitValue32_v2", stream, c_uint64(gate), c_uint(turn), 0)
+    for n in range(30):
+        numbers[8] += 1
+        more()
+        time.sleep(0.001)
+    driver.call("cuStreamWriteValue32_v2", other, c_uint64(gate), c_uint(turn), 0)
+    driver.synchronize(stream)
+    assert (numbers[0], numbers[8]) == (30 * turn, 30 * turn), (turn, list(numbers))
+"""
+
 
 def test_the_program_sees_what_finished_work_has_written(server):
     run(server, SEEN)
@@ -134,6 +171,40 @@ def test_neither_end_undoes_what_the_other_wrote(server):
 
 def test_what_one_stream_brings_back_is_not_what_another_was_sent(server):
     run(server, APART)
+
+
+def test_a_kernel_sees_what_was_written_before_its_launch_whatever_other_streams_do(server):
+    run(server, THERE)
+
+
+def test_words_of_the_programs_own_stay_as_they_are(server):
+    run(server, ALONE)
+
+
+TOGETHER = START + """
+import threading
+context = ctypes.c_void_p()
+driver.call("cuCtxGetCurrent", ctypes.byref(context))
+wrong = []
+def work(mine, on):
+    driver.call("cuCtxSetCurrent", context)
+    for turn in range(1, 150):
+        numbers[mine + 1] = turn
+        at = c_uint64(ctypes.addressof(word) + 4 * mine)
+        driver.launch(add, 1, 2, at, c_uint(1), c_uint(2), on=on)
+        driver.synchronize(on)
+        if (numbers[mine], numbers[mine + 1]) != (turn, turn + 1):
+            wrong.append((mine, turn, list(numbers)))
+            return
+threads = [threading.Thread(target=work, args=(4 * n, on)) for n, on in enumerate([stream, other, driver.stream()])]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+assert not wrong, wrong
+"""
+
+
+def test_threads_share_memory_that_kernels_use_on_streams_of_their_own(server):
+    run(server, TOGETHER)
 
 
 FREED = """

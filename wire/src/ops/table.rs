@@ -144,6 +144,11 @@ crate::ops! {
     /// `bytes` nothing is taken back, but said all the same.
     async 0x020d HostUnshare host_unshare ["cuMemFreeHost"]
         { address: u64, bytes: u64 };
+    /// The program has written to mirrored memory: `bytes` bytes, which follow. They are there at once, as what a
+    /// processor writes is, and in the order of no stream: all that comes later sees them.
+    async 0x020e HostWrite host_write
+        ["cuLaunchKernel", "cuLaunchKernelEx", "cuGraphLaunch", "cuStreamWaitValue32_v2", "cuStreamWriteValue32_v2"]
+        { address: u64, bytes: u64 };
 
     // Copies.
 

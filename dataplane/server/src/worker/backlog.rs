@@ -15,9 +15,9 @@ use std::ops::Range;
 use fusewire_wire::ops::table::{
     BlobNamed, BlobPart, BlockMap, BlockUnmap, CaptureBegin, CopyIn, CopyInInline, CopyOut, CopyRect,
     CopyWithin, CtxSynchronize, EventCreate, EventDestroy, EventElapsed, EventRecord, Fence,
-    FuncGetAttribute, GraphLaunch, HostFunc, HostFuncDone, HostUnshare, Launch, LaunchEx, MemInfo, Memset,
-    Occupancy, StreamCreate, StreamDefault, StreamDestroy, StreamQuery, StreamSynchronize, StreamWaitEvent,
-    StreamWaitValue, StreamWriteValue,
+    FuncGetAttribute, GraphLaunch, HostFunc, HostFuncDone, HostUnshare, HostWrite, Launch, LaunchEx, MemInfo,
+    Memset, Occupancy, StreamCreate, StreamDefault, StreamDestroy, StreamQuery, StreamSynchronize,
+    StreamWaitEvent, StreamWaitValue, StreamWriteValue,
 };
 use fusewire_wire::ops::{Call, Record, Replies, Status};
 use zerocopy::FromBytes;
@@ -39,6 +39,7 @@ const NEVER_WAIT: &[u16] = &[
     BlockUnmap::CODE,
     Fence::CODE,
     HostUnshare::CODE,
+    HostWrite::CODE,
     MemInfo::CODE,
     CopyIn::CODE,
     CopyInInline::CODE,

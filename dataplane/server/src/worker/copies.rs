@@ -20,6 +20,7 @@ use super::backlog::{Continuing, QUEUE};
 use super::bulk::arrival_of;
 use super::gpu::Gpu;
 use super::pinned::Block;
+use super::ranges::Kind;
 use super::streams::{StreamId, Then};
 use crate::driver::layouts::{Memcpy3d, Side};
 use crate::driver::{CAPTURE_UNSUPPORTED, INVALID_VALUE};
@@ -28,6 +29,8 @@ use crate::driver::{CAPTURE_UNSUPPORTED, INVALID_VALUE};
 const WAIT_GEQ: u32 = 0;
 /// Chunks that are copied as one at most.
 const TOGETHER: u64 = 4;
+/// Mirrored memory up to this many bytes is read by this thread, and travels in the command lane.
+const MIRROR_READ_BYTES: u64 = 1 << 20;
 /// Chunks that a refused copy may leave behind for the session to throw away.
 const MAX_UNWANTED: usize = 1 << 20;
 
@@ -174,6 +177,10 @@ impl Gpu {
         if record.bytes == 0 {
             return self.after(id, Then::Done { number: call.number });
         }
+        if record.bytes <= MIRROR_READ_BYTES && self.mirrors(record.source, record.bytes) {
+            let (address, bytes) = (record.source, record.bytes as usize);
+            return self.after(id, Then::Mirrored { number: call.number, address, bytes });
+        }
         if record.bytes <= INLINE_REPLY_BYTES as u64 {
             return self.copy_out_inline(call.number, id, raw, record);
         }
@@ -266,6 +273,26 @@ impl Gpu {
             }
         }
         Ok((slot, self.pinned.d2h_slot(slot).cast()))
+    }
+
+    /// Whether a range is mirrored host memory.
+    fn mirrors(&self, address: u64, bytes: u64) -> bool {
+        self.ranges.find(address).is_some_and(|range| {
+            matches!(range.kind, Kind::Mirror { .. }) && bytes <= range.bytes - (address - range.start)
+        })
+    }
+
+    pub(super) fn send_mirrored(&mut self, number: u64, address: u64, bytes: usize, status: Status) {
+        if status == 0 {
+            let mut copy = vec![0; bytes];
+            // SAFETY: a mapping of ours, which is not taken back before this is forgotten (`unmirror`). Kernels may
+            // write there meanwhile: whoever asked for theirs will read them.
+            unsafe { std::ptr::copy_nonoverlapping(address as *const u8, copy.as_mut_ptr(), bytes) };
+            for (piece, offset) in copy.chunks(INLINE_REPLY_BYTES).zip((0..).step_by(INLINE_REPLY_BYTES)) {
+                self.out.data(number, offset, piece);
+            }
+        }
+        self.out.done(number, status);
     }
 
     pub(super) fn inline_arrived(&mut self, number: u64, block: Block, bytes: usize, status: Status) {

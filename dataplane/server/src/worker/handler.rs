@@ -158,6 +158,10 @@ impl Handler for Gpu {
         Ok(DONE)
     }
 
+    fn host_write(&mut self, _: Call, r: &HostWrite, tail: &[u8]) -> Async {
+        self.host_write(r, tail)
+    }
+
     fn host_unmirror(&mut self, call: Call, r: &HostUnmirror, _: &[u8]) -> Async {
         self.host_unmirror(call, r)
     }

@@ -10,8 +10,8 @@ use std::ops::Range as Span;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use fusewire_wire::ops::table::{
-    BlockMap, BlockUnmap, HostMirror, HostShare, HostUnmirror, HostUnshare, VmmCreate, VmmMap, VmmSetAccess,
-    VmmUnmap,
+    BlockMap, BlockUnmap, HostMirror, HostShare, HostUnmirror, HostUnshare, HostWrite, INLINE_BYTES,
+    VmmCreate, VmmMap, VmmSetAccess, VmmUnmap,
 };
 use fusewire_wire::ops::window;
 use fusewire_wire::ops::{Call, Nothing, Status};
@@ -342,6 +342,21 @@ impl Gpu {
         Ok(())
     }
 
+    pub(super) fn host_write(&mut self, record: &HostWrite, tail: &[u8]) -> Result<(), Status> {
+        let bytes = usize::try_from(record.bytes).ok().filter(|&bytes| bytes <= INLINE_BYTES);
+        let data = bytes.and_then(|bytes| tail.get(..bytes)).ok_or(INVALID_VALUE)?;
+        let range = self.ranges.find(record.address).ok_or(INVALID_VALUE)?;
+        let Kind::Mirror { context } = range.kind else { return Err(INVALID_VALUE) };
+        self.concerned = context;
+        if record.bytes > range.bytes - (record.address - range.start) {
+            return Err(INVALID_VALUE);
+        }
+        // SAFETY: inside a mapping of ours, which nobody in this process has a reference into. What of it the GPU
+        // uses meanwhile is the program's affair, as it is with memory of its own.
+        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), record.address as *mut u8, data.len()) };
+        Ok(())
+    }
+
     pub(super) fn host_unmirror(&mut self, call: Call, record: &HostUnmirror) -> Result<(), Status> {
         self.contexts.get(record.context)?;
         self.concerned = record.context;
@@ -357,8 +372,10 @@ impl Gpu {
                 // The registration is portable, so any context would do; a lost one does not keep it from going.
                 let _ = self.enter(context);
             }
+            let forgotten = self.streams.forget_mirrored(&(range.start..range.start + range.bytes));
+            self.awaited = self.awaited.saturating_sub(forgotten);
             let start = range.start as *mut c_void;
-            // SAFETY: a whole mapping of ours whose work is finished.
+            // SAFETY: a whole mapping of ours whose work is finished, and which nobody will read.
             unsafe {
                 self.d.cuMemHostUnregister(start);
                 libc::munmap(start, range.bytes as usize);

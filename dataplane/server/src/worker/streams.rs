@@ -97,6 +97,13 @@ pub(super) enum Then {
         block: Block,
         bytes: usize,
     },
+    /// Mirrored host memory is to be read and sent. It is read only now, whatever stream it was asked for on, so that
+    /// what is read later is told later: nothing older ever follows.
+    Mirrored {
+        number: u64,
+        address: u64,
+        bytes: usize,
+    },
     /// A piece of a device-to-host copy is in its slot.
     Chunk {
         number: u64,
@@ -130,7 +137,10 @@ pub(super) enum Then {
 impl Then {
     /// Whether the client probably waits for it.
     fn is_awaited(&self) -> bool {
-        matches!(self, Self::Reply { .. } | Self::Inline { .. } | Self::Chunk { last: true, .. })
+        matches!(
+            self,
+            Self::Reply { .. } | Self::Inline { .. } | Self::Mirrored { .. } | Self::Chunk { last: true, .. }
+        )
     }
 
     /// Whether the program, once it hears of it, expects to see what was printed before.
@@ -140,6 +150,7 @@ impl Then {
             Self::Reply { .. }
                 | Self::Done { .. }
                 | Self::Inline { .. }
+                | Self::Mirrored { .. }
                 | Self::Chunk { last: true, .. }
                 | Self::HostCall { .. }
                 | Self::Fence { .. }
@@ -195,6 +206,22 @@ impl Streams {
         ids.filter(|(slot, _)| slot.as_ref().is_some_and(|stream| stream.context == context))
             .map(|(_, index)| StreamId(index))
             .collect()
+    }
+
+    /// Forgets to read mirrored memory that is going: the client has given it up. Gives how often that was.
+    pub(super) fn forget_mirrored(&mut self, memory: &Range<u64>) -> u32 {
+        let mut forgotten = 0;
+        let pending = self.slots.iter_mut().flatten().flat_map(|stream| &mut stream.pending);
+        for Pending { then, .. } in pending {
+            if let Then::Mirrored { number, address, bytes } = *then
+                && address < memory.end
+                && memory.start < address.saturating_add(bytes as u64)
+            {
+                *then = Then::Done { number };
+                forgotten += 1;
+            }
+        }
+        forgotten
     }
 
     /// Streams with entries that no ticket follows.
@@ -428,6 +455,7 @@ impl Gpu {
             Then::Done { number } => self.out.done(number, status),
             Then::Release { block } => self.arena.give(block),
             Then::Inline { number, block, bytes } => self.inline_arrived(number, block, bytes, status),
+            Then::Mirrored { number, address, bytes } => self.send_mirrored(number, address, bytes, status),
             Then::Chunk { number, slot, offset, bytes, last } => {
                 self.chunk_arrived(number, slot, offset, bytes, last, status);
             }

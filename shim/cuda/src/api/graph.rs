@@ -241,13 +241,11 @@ fn launch(runtime: &Runtime, exec: &GraphExec, stream: &Arc<Stream>) -> Result<(
         return post();
     }
     let mirrors = copies::replay_mirrors(runtime, stream, &host)?;
-    for mirror in &mirrors {
-        mirror::push(runtime, stream, mirror)?;
-    }
+    let ahead = mirror::push(runtime, &mirrors)?;
     // Host functions and event records may be part of it.
     runtime.session.bring_back()?;
     post()?;
-    mirror::owe(&runtime.session, stream, &mirrors);
+    mirror::owe(&runtime.session, stream, ahead);
     Ok(())
 }
 

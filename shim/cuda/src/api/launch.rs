@@ -105,11 +105,9 @@ fn publish(
         }
         return post();
     }
-    for mirror in &mirrors {
-        mirror::push(runtime, stream, mirror)?;
-    }
+    let ahead = mirror::push(runtime, &mirrors)?;
     post()?;
-    mirror::owe(&runtime.session, stream, &mirrors);
+    mirror::owe(&runtime.session, stream, ahead);
     Ok(())
 }
 

@@ -71,9 +71,9 @@ fn memset(
     if target == Side::Pinned {
         // Host memory that the server does not have: what it makes of it comes back.
         let mirror = mirror::ensure(runtime, &stream.context, to, bytes as u64)?;
-        mirror::push(runtime, &stream, &mirror)?;
+        let ahead = mirror::push(runtime, &[mirror])?;
         post()?;
-        mirror::owe(&runtime.session, &stream, &[mirror]);
+        mirror::owe(&runtime.session, &stream, ahead);
     } else {
         post()?;
     }

@@ -44,10 +44,11 @@ fn issue(runtime: &Runtime, stream: &Stream, what: What, word: &Word) -> Result<
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
     // Host memory that the server does not have.
-    if region.is_host() && !region.is_shared() {
-        let mirror = mirror::ensure(runtime, &stream.context, address, u64::from(bytes))?;
-        mirror::push(runtime, stream, &mirror)?;
-    }
+    let _ahead = if region.is_host() && !region.is_shared() {
+        mirror::push(runtime, &[mirror::ensure(runtime, &stream.context, address, u64::from(bytes))?])?
+    } else {
+        Vec::new()
+    };
     let posted = match what {
         What::Wait => {
             // The program may give the sign only when it has seen what earlier work has written, for which it asks

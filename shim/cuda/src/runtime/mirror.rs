@@ -4,13 +4,18 @@
 //! what the kernel has changed is brought back before the program can learn that it has ended ([`Owed`]).
 //! "Changed" is found by comparing with a shadow of what both ends last agreed on, so that neither end overwrites
 //! what the other has written since.
+//!
+//! What is sent is on the server at once, in the order of no stream: as with memory that is really shared, a kernel sees
+//! all that was written before its launch, whatever other streams have been given or wait for. So what is brought
+//! back may have been read before or after something that the program sent meanwhile, and is not looked at there:
+//! what a program changes without knowing that a kernel is finished, that kernel has no right to change.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
-use fusewire_wire::ops::table::{CopyInInline, CopyOut as CopyOutOp, HostMirror, INLINE_BYTES};
+use fusewire_wire::ops::table::{CopyOut as CopyOutOp, HostMirror, HostWrite, INLINE_BYTES};
 
 use crate::abi::result::CUDA_ERROR_INVALID_VALUE;
 use crate::abi::types::CUresult;
@@ -25,15 +30,27 @@ const PAGE: u64 = 4096;
 /// What kernels write at once: no part of one comes from the program while the device may be changing the rest.
 const WORD: usize = 4;
 
+/// Parts of a mirror.
+type Parts = Mutex<Vec<Range<usize>>>;
+/// Parts that are kept one by one.
+const PARTS: usize = 256;
+
+/// What both ends last agreed on.
+struct Shadow {
+    bytes: Box<[u8]>,
+    /// For each copy from the device that is under way, what was sent since it was asked for.
+    under_way: Vec<Weak<Parts>>,
+}
+
 /// One mirrored range: whole pages, of which the program uses a part.
 pub(crate) struct Mirror {
     pub(crate) base: u64,
     pub(crate) bytes: usize,
     /// Where the part begins that is compared and carried.
     start: u64,
-    /// What both ends last agreed on, of that part. Never held while something is published, which may wait for
+    /// Of that part. Never held while something is published, which may wait for
     /// the I/O thread: that one takes it.
-    shadow: Mutex<Box<[u8]>>,
+    shadow: Mutex<Shadow>,
     /// How long that part is.
     used: usize,
     /// Held by who sends changes, until they are published, and by who has those of the device's brought back: what
@@ -52,7 +69,7 @@ impl Mirror {
     }
 
     fn new(base: u64, bytes: usize, start: u64, used: usize) -> Self {
-        let shadow = Mutex::new(vec![0; used].into_boxed_slice());
+        let shadow = Mutex::new(Shadow { bytes: vec![0; used].into_boxed_slice(), under_way: Vec::new() });
         Self { base, bytes, start, shadow, used, sending: Mutex::default(), ahead: AtomicUsize::new(0) }
     }
 
@@ -60,8 +77,8 @@ impl Mirror {
     /// block, and which parts of it.
     fn changed(&self, at: usize, length: usize) -> Option<([u8; PAGE as usize], Vec<Range<usize>>)> {
         let source = std::ptr::with_exposed_provenance::<u8>(self.start as usize + at);
-        let mut shadow = lock(&self.shadow);
-        let shadow = shadow.get_mut(at..at + length)?;
+        let Shadow { bytes, under_way } = &mut *lock(&self.shadow);
+        let shadow = bytes.get_mut(at..at + length)?;
         // SAFETY: mirrored memory is the program's pinned memory, mapped as long as the mirror is known; a race
         // with the program's own stores is the race that a kernel would see.
         if unsafe { libc::memcmp(source.cast(), shadow.as_ptr().cast(), length) } == 0 {
@@ -84,12 +101,33 @@ impl Mirror {
             }
         }
         shadow.copy_from_slice(&block[..length]);
+        under_way.retain(|copy| {
+            let Some(since) = copy.upgrade() else { return false };
+            let mut since = lock(&since);
+            since.extend(parts.iter().map(|part| at + part.start..at + part.end));
+            if since.len() > PARTS {
+                join(&mut since);
+            }
+            true
+        });
         Some((block, parts))
     }
 }
 
+/// Makes one of parts that overlap or touch.
+fn join(parts: &mut Vec<Range<usize>>) {
+    parts.sort_unstable_by_key(|part| part.start);
+    parts.dedup_by(|next, last| {
+        let together = next.start <= last.end;
+        if together {
+            last.end = last.end.max(next.end);
+        }
+        together
+    });
+}
+
 /// A mirror that the device is ahead of, for as long as this lives: until the change has come, or will not.
-struct Ahead(Arc<Mirror>);
+pub(crate) struct Ahead(Arc<Mirror>);
 
 impl Ahead {
     fn of(mirror: &Arc<Mirror>) -> Self {
@@ -165,30 +203,31 @@ pub(crate) fn ensure(
     Ok(mirror)
 }
 
-/// Sends what the program has changed in a mirror, before the next operation on the stream.
+/// Sends what the program has changed in mirrors that the next operation may use. From then on the device may be ahead
+/// of them: what that operation changes is owed ([`owe`]).
 ///
 /// # Errors
 /// When the session is over.
-pub(crate) fn push(runtime: &Runtime, stream: &Stream, mirror: &Mirror) -> Result<(), CUresult> {
-    // What is brought back on another stream may be read there before or after this is written: it is compared with
-    // what there was before, so that neither is taken for a change of the device's.
-    if runtime.session.owed.is_owed_elsewhere(mirror, stream) {
-        runtime.session.bring_back()?;
-    }
-    let _sending = lock(&mirror.sending);
-    let used = mirror.used;
-    let mut run = Run { mirror, at: 0, bytes: Vec::new() };
-    let mut at = 0;
-    while at < used {
-        let length = (PAGE as usize).min(used - at);
-        if let Some((block, changed)) = mirror.changed(at, length) {
-            for part in changed {
-                run.add(runtime, stream, at + part.start, &block[part])?;
+pub(crate) fn push(runtime: &Runtime, mirrors: &[Arc<Mirror>]) -> Result<Vec<Ahead>, CUresult> {
+    let mut ahead = Vec::with_capacity(mirrors.len());
+    for mirror in mirrors.iter().filter(|mirror| mirror.used != 0) {
+        let _sending = lock(&mirror.sending);
+        let mut run = Run { mirror, at: 0, bytes: Vec::new() };
+        let mut at = 0;
+        while at < mirror.used {
+            let length = (PAGE as usize).min(mirror.used - at);
+            if let Some((block, changed)) = mirror.changed(at, length) {
+                for part in changed {
+                    run.add(&runtime.session, at + part.start, &block[part])?;
+                }
             }
+            at += length;
         }
-        at += length;
+        run.send(&runtime.session)?;
+        // Before another thread can send whole pages.
+        ahead.push(Ahead::of(mirror));
     }
-    run.send(runtime, stream)
+    Ok(ahead)
 }
 
 /// Bytes of a mirror, one after the other, that go in one record.
@@ -199,25 +238,22 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn add(&mut self, runtime: &Runtime, stream: &Stream, at: usize, bytes: &[u8]) -> Result<(), CUresult> {
+    fn add(&mut self, session: &Session, at: usize, bytes: &[u8]) -> Result<(), CUresult> {
         if self.at + self.bytes.len() != at || self.bytes.len() + bytes.len() > INLINE_BYTES {
-            self.send(runtime, stream)?;
+            self.send(session)?;
             self.at = at;
         }
         self.bytes.extend_from_slice(bytes);
         Ok(())
     }
 
-    fn send(&mut self, runtime: &Runtime, stream: &Stream) -> Result<(), CUresult> {
+    fn send(&mut self, session: &Session) -> Result<(), CUresult> {
         if self.bytes.is_empty() {
             return Ok(());
         }
-        let record = CopyInInline {
-            stream: stream.handle,
-            destination: self.mirror.start + self.at as u64,
-            bytes: self.bytes.len() as u64,
-        };
-        runtime.session.post_on(stream, &record, &[&self.bytes])?;
+        let address = self.mirror.start + self.at as u64;
+        let record = HostWrite { address, bytes: self.bytes.len() as u64 };
+        session.publish_with(&[&self.bytes], Room::Await, |_| record, |_, _| None)?;
         self.bytes.clear();
         Ok(())
     }
@@ -241,14 +277,6 @@ impl Owed {
         self.any.load(Acquire)
     }
 
-    /// Whether what another stream may have done to a mirror is still to be asked for.
-    fn is_owed_elsewhere(&self, mirror: &Mirror, stream: &Stream) -> bool {
-        self.any()
-            && lock(&self.list)
-                .iter()
-                .any(|(ahead, on)| std::ptr::eq(&raw const *ahead.0, mirror) && on.handle != stream.handle)
-    }
-
     /// Whether anything that came back since the last call was new.
     pub(crate) fn take_changed(&self) -> bool {
         self.changed.load(Relaxed) && self.changed.swap(false, Relaxed)
@@ -256,13 +284,14 @@ impl Owed {
 }
 
 /// The last operation on the stream may have changed these mirrors.
-pub(crate) fn owe(session: &Session, stream: &Arc<Stream>, mirrors: &[Arc<Mirror>]) {
+pub(crate) fn owe(session: &Session, stream: &Arc<Stream>, mirrors: Vec<Ahead>) {
     let mut list = lock(&session.owed.list);
-    for mirror in mirrors.iter().filter(|mirror| mirror.used != 0) {
-        let known =
-            |(other, on): &(Ahead, Arc<Stream>)| Arc::ptr_eq(&other.0, mirror) && on.handle == stream.handle;
+    for mirror in mirrors {
+        let known = |(other, on): &(Ahead, Arc<Stream>)| {
+            Arc::ptr_eq(&other.0, &mirror.0) && on.handle == stream.handle
+        };
         if !list.iter().any(known) {
-            list.push((Ahead::of(mirror), stream.clone()));
+            list.push((mirror, stream.clone()));
         }
     }
     let first = !list.is_empty() && !session.owed.any.swap(true, Release);
@@ -310,14 +339,18 @@ pub(crate) fn bring_back(session: &Session, room: Room) -> Result<(), CUresult> 
 /// meanwhile.
 fn pull(session: &Session, stream: &Arc<Stream>, ahead: Ahead, room: Room) -> Result<(), CUresult> {
     let mirror = ahead.0.clone();
-    let before = lock(&mirror.shadow).clone();
+    let since = Arc::<Parts>::default();
+    let before = {
+        let mut shadow = lock(&mirror.shadow);
+        shadow.under_way.push(Arc::downgrade(&since));
+        shadow.bytes.clone()
+    };
     let used = before.len();
     let changed = session.owed.changed.clone();
     let finish = move |now: &[u8]| {
-        if before[..] != *now {
+        if merge(&ahead.0, before, &since, now) {
             changed.store(true, Relaxed);
         }
-        merge(&ahead.0, &before, now);
     };
     let copy = CopyOut {
         stream: stream.clone(),
@@ -330,9 +363,18 @@ fn pull(session: &Session, stream: &Arc<Stream>, ahead: Ahead, room: Room) -> Re
     session.post_copy_out(&record, Arc::new(copy), room)
 }
 
-/// Writes what the device changed, `before` to `now`, into the program's memory.
-fn merge(mirror: &Mirror, before: &[u8], now: &[u8]) {
+/// Writes what the device changed, `before` to `now`, into the program's memory, but for what was sent `since`. Gives
+/// whether there was anything.
+fn merge(mirror: &Mirror, mut before: Box<[u8]>, since: &Parts, now: &[u8]) -> bool {
     let mut shadow = lock(&mirror.shadow);
+    for part in lock(since).drain(..) {
+        if let (Some(old), Some(new)) = (before.get_mut(part.clone()), now.get(part)) {
+            old.copy_from_slice(new);
+        }
+    }
+    if *before == *now {
+        return false;
+    }
     for (block, (old, new)) in before.chunks(64).zip(now.chunks(64)).enumerate() {
         if old == new {
             continue;
@@ -340,8 +382,8 @@ fn merge(mirror: &Mirror, before: &[u8], now: &[u8]) {
         for (n, (old, new)) in old.iter().zip(new).enumerate() {
             if old != new {
                 let at = block * 64 + n;
-                let Some(byte) = shadow.get_mut(at) else { continue };
-                // The program's own, sent since: it may be further by now.
+                let Some(byte) = shadow.bytes.get_mut(at) else { continue };
+                // Known from another copy, and the program may be further by now.
                 if *byte == *new {
                     continue;
                 }
@@ -352,6 +394,7 @@ fn merge(mirror: &Mirror, before: &[u8], now: &[u8]) {
             }
         }
     }
+    true
 }
 
 /// A stream has written a word of mirrored memory.
@@ -364,7 +407,7 @@ pub(crate) fn word(address: u64, value: u64, bytes: u32) {
     let value = value.to_le_bytes();
     let value = &value[..if bytes == 8 { 8 } else { 4 }];
     let mut shadow = lock(&mirror.shadow);
-    let Some(room) = shadow.get_mut(offset..offset + value.len()) else { return };
+    let Some(room) = shadow.bytes.get_mut(offset..offset + value.len()) else { return };
     room.copy_from_slice(value);
     let target = std::ptr::with_exposed_provenance_mut::<u8>(address as usize);
     // SAFETY: the range was checked against the mirror; the program polls this word.
@@ -422,9 +465,9 @@ mod tests {
         let (one, two) = (stream(16), stream(32));
         let mirror = Arc::new(Mirror::new(0x1000, PAGE as usize, 0x1000, 4));
         for _ in 0..100 {
-            owe(&session, &one, std::slice::from_ref(&mirror));
+            owe(&session, &one, vec![Ahead::of(&mirror)]);
         }
-        owe(&session, &two, std::slice::from_ref(&mirror));
+        owe(&session, &two, vec![Ahead::of(&mirror)]);
         let copies = || {
             let pending = lock(&session.pending);
             pending.values().filter(|pending| matches!(pending, Pending::CopyOut(_))).count()
@@ -464,7 +507,7 @@ mod tests {
         let mirror = Arc::new(Mirror::new(start, 4, start, 4));
         let ahead = || mirror.ahead.load(Relaxed);
         for status in [CUDA_SUCCESS, CUDA_ERROR_INVALID_VALUE] {
-            owe(&session, &stream, std::slice::from_ref(&mirror));
+            owe(&session, &stream, vec![Ahead::of(&mirror)]);
             session.bring_back().unwrap();
             assert_eq!(ahead(), 1);
             for (number, pending) in lock(&session.pending).drain() {
@@ -482,7 +525,7 @@ mod tests {
         let stream = Arc::new(Stream::new(16, context, StreamKind::Created, 1, 0));
         let mirror = |base| Arc::new(Mirror::new(base, PAGE as usize, base, 4));
         let (one, two) = (mirror(0x1000), mirror(0x2000));
-        owe(&session, &stream, &[one.clone(), two.clone()]);
+        owe(&session, &stream, vec![Ahead::of(&one), Ahead::of(&two)]);
         let sending = lock(&one.sending);
         bring_back(&session, Room::Take).unwrap();
         assert_eq!(lock(&session.pending).len(), 1, "that of the other");
@@ -494,15 +537,36 @@ mod tests {
 
     #[test]
     fn what_the_program_has_sent_since_is_not_the_devices() {
-        let mut memory = [7u8, 0, 0, 0];
+        let mut memory = [0u32; 4];
         let start = memory.as_mut_ptr().expose_provenance() as u64;
-        let mirror = Mirror::new(start, 4, start, 4);
-        // It sent a 7 while the copy was under way, which the copy found there, and goes on.
-        assert!(mirror.changed(0, 4).is_some());
-        memory[0] = 8;
-        merge(&mirror, &[0; 4], &[7, 5, 0, 0]);
-        // SAFETY: the array above.
-        let now = unsafe { memory.as_ptr().cast::<[u8; 4]>().read_volatile() };
-        assert_eq!(now, [8, 5, 0, 0]);
+        let mirror = Arc::new(Mirror::new(start, 16, start, 16));
+        let write = |at: usize, value: u32| {
+            let word = std::ptr::with_exposed_provenance_mut::<u32>(start as usize).wrapping_add(at);
+            // SAFETY: the array above.
+            unsafe { word.write_volatile(value) };
+        };
+        let _ahead = Ahead::of(&mirror);
+        let since = Arc::<Parts>::default();
+        lock(&mirror.shadow).under_way.push(Arc::downgrade(&since));
+        // It sends two values while the copy is under way, which finds the first there, and goes on.
+        for value in 7..9 {
+            write(0, value);
+            assert!(mirror.changed(0, 16).is_some());
+        }
+        write(0, 9);
+        let now: Vec<u8> = [7u32, 5, 0, 0].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        assert!(merge(&mirror, vec![0; 16].into_boxed_slice(), &since, &now));
+        // SAFETY: as above.
+        let left = unsafe { memory.as_ptr().cast::<[u32; 4]>().read_volatile() };
+        assert_eq!(left, [9, 5, 0, 0]);
+        let nothing = Arc::<Parts>::default();
+        assert!(!merge(&mirror, now.clone().into_boxed_slice(), &nothing, &now));
+    }
+
+    #[test]
+    fn parts_that_overlap_or_touch_are_one() {
+        let mut parts = vec![8..12, 0..4, 4..8, 20..24, 20..24, 22..30];
+        join(&mut parts);
+        assert_eq!(parts, [0..12, 20..30]);
     }
 }
