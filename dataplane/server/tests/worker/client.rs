@@ -486,3 +486,8 @@ impl Client {
 fn lost() -> ProtocolError {
     ProtocolError::PeerSilent { millis: 0, during: "the connection is gone" }
 }
+
+/// The 32-bit words of some bytes.
+pub fn words(bytes: &[u8]) -> Vec<u32> {
+    bytes.chunks_exact(4).map(|word| u32::read_from_bytes(word).unwrap()).collect()
+}

@@ -15,11 +15,20 @@
 mod backlog;
 mod bad_input;
 mod blocking;
+mod captures;
 mod client;
+mod contexts;
+mod copies;
+mod edges;
+mod events;
 mod fences;
+mod graphs;
 mod images;
+mod libraries;
+mod mapped;
 mod measure;
-mod objects;
+mod mirrors;
+mod printing;
 mod thin;
 mod trouble;
 
@@ -50,7 +59,16 @@ fn main() -> ExitCode {
     let tests = [
         thin::TESTS,
         fences::TESTS,
-        objects::TESTS,
+        captures::TESTS,
+        contexts::TESTS,
+        copies::TESTS,
+        edges::TESTS,
+        events::TESTS,
+        graphs::TESTS,
+        libraries::TESTS,
+        mapped::TESTS,
+        mirrors::TESTS,
+        printing::TESTS,
         backlog::TESTS,
         images::TESTS,
         bad_input::TESTS,
