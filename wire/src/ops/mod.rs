@@ -119,6 +119,44 @@ pub struct Dim3 {
     pub z: u32,
 }
 
+/// What a kernel node launches, beside its function and its parameters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct NodeLaunch {
+    pub grid: Dim3,
+    pub block: Dim3,
+    pub shared_bytes: u32,
+    pub parameter_bytes: u32,
+}
+
+/// What a copy node copies: a box of `width` bytes by `height` rows by `depth` slices. Pitches are in bytes, heights in
+/// rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct NodeCopy {
+    pub destination: u64,
+    pub destination_pitch: u64,
+    pub destination_height: u64,
+    pub source: u64,
+    pub source_pitch: u64,
+    pub source_height: u64,
+    pub width: u64,
+    pub height: u64,
+    pub depth: u64,
+}
+
+/// What a memset node fills: `height` rows of `width` elements of `element` bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct NodeFill {
+    pub destination: u64,
+    pub pitch: u64,
+    pub width: u64,
+    pub height: u64,
+    pub value: u32,
+    pub element: u32,
+}
+
 /// A status as the driver gives it: `CUresult`, 0 is success.
 pub type Status = u32;
 

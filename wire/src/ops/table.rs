@@ -14,7 +14,7 @@
 //! Streams: every stream a record names is a handle of its own, the legacy default stream of each
 //! context and the per-thread default stream of each thread included.
 
-use super::Dim3;
+use super::{Dim3, NodeCopy, NodeFill, NodeLaunch};
 
 /// Bytes of a copy up to which its payload travels in the command lane itself.
 pub const INLINE_BYTES: usize = 16 * 1024;
@@ -365,13 +365,13 @@ crate::ops! {
         { node: using GraphNode, first_node: u64, forward: u32, reserved: u32 } -> NeighboursReply { count: u32, made: u32 };
     /// The tail: `dependencies` × node handle, as many × edge data, then the parameter buffer.
     sync 0x071d AddKernelNode add_kernel_node ["cuGraphAddKernelNode_v2", "cuGraphAddNode_v2"]
-        { graph: using Graph, node: new GraphNode, function: using Function, context: using Context, grid: Dim3, block: Dim3, shared_bytes: u32, parameter_bytes: u32, dependencies: u32, reserved: u32 };
+        { graph: using Graph, node: new GraphNode, function: using Function, context: using Context, launch: NodeLaunch, dependencies: u32, reserved: u32 };
     /// Device memory on both sides, or mirrored host memory. The tail, here and for the other nodes:
     /// `dependencies` × node handle, then as many × edge data.
     sync 0x071e AddMemcpyNode add_memcpy_node ["cuGraphAddMemcpyNode", "cuGraphAddNode_v2"]
-        { graph: using Graph, node: new GraphNode, context: using Context, destination: u64, destination_pitch: u64, destination_height: u64, source: u64, source_pitch: u64, source_height: u64, width: u64, height: u64, depth: u64, dependencies: u32, reserved: u32 };
+        { graph: using Graph, node: new GraphNode, context: using Context, copy: NodeCopy, dependencies: u32, reserved: u32 };
     sync 0x071f AddMemsetNode add_memset_node ["cuGraphAddMemsetNode", "cuGraphAddNode_v2"]
-        { graph: using Graph, node: new GraphNode, context: using Context, destination: u64, pitch: u64, width: u64, height: u64, value: u32, element: u32, dependencies: u32, reserved: u32 };
+        { graph: using Graph, node: new GraphNode, context: using Context, fill: NodeFill, dependencies: u32, reserved: u32 };
     /// `kind`: 0 empty, 1 host function (asked for under `function`), 2 child graph (`object`),
     /// 3 event record, 4 event wait (`object`).
     sync 0x0720 AddNode add_node ["cuGraphAddEmptyNode", "cuGraphAddHostNode", "cuGraphAddChildGraphNode", "cuGraphAddEventRecordNode", "cuGraphAddEventWaitNode", "cuGraphAddNode_v2"]
@@ -383,7 +383,7 @@ crate::ops! {
         { node: end GraphNode };
     /// `exec` 0: the node itself, else its instance in that graph. The tail: the parameter buffer.
     sync 0x0723 NodeSetKernel node_set_kernel ["cuGraphKernelNodeSetParams_v2", "cuGraphExecKernelNodeSetParams_v2"]
-        { node: using GraphNode, exec: opt GraphExec, function: using Function, context: using Context, grid: Dim3, block: Dim3, shared_bytes: u32, parameter_bytes: u32 };
+        { node: using GraphNode, exec: opt GraphExec, function: using Function, context: using Context, launch: NodeLaunch };
     /// The reply's tail: the parameter buffer.
     sync 0x0724 NodeGetKernel node_get_kernel ["cuGraphKernelNodeGetParams_v2"]
         { node: using GraphNode } -> KernelNodeReply { function: u64, grid: Dim3, block: Dim3, shared_bytes: u32, parameter_bytes: u32 };
@@ -394,10 +394,10 @@ crate::ops! {
         { graph: using Graph, flags: u32, reserved: u32 };
     /// As `AddMemcpyNode`, for a node that there is; `exec` as `NodeSetKernel`'s.
     sync 0x0727 NodeSetMemcpy node_set_memcpy ["cuGraphMemcpyNodeSetParams", "cuGraphExecMemcpyNodeSetParams", "cuGraphNodeSetParams", "cuGraphExecNodeSetParams"]
-        { node: using GraphNode, exec: opt GraphExec, context: using Context, destination: u64, destination_pitch: u64, destination_height: u64, source: u64, source_pitch: u64, source_height: u64, width: u64, height: u64, depth: u64 };
+        { node: using GraphNode, exec: opt GraphExec, context: using Context, copy: NodeCopy };
     /// As `AddMemsetNode`, for a node that there is; `exec` as `NodeSetKernel`'s.
     sync 0x0728 NodeSetMemset node_set_memset ["cuGraphMemsetNodeSetParams", "cuGraphExecMemsetNodeSetParams", "cuGraphNodeSetParams", "cuGraphExecNodeSetParams"]
-        { node: using GraphNode, exec: opt GraphExec, context: using Context, destination: u64, pitch: u64, width: u64, height: u64, value: u32, element: u32 };
+        { node: using GraphNode, exec: opt GraphExec, context: using Context, fill: NodeFill };
     /// `kind`, `object` and `function` as `AddNode`'s, but 0; `exec` as `NodeSetKernel`'s. A child graph has no
     /// parameters outside of an executable graph.
     sync 0x0729 NodeSetObject node_set_object ["cuGraphHostNodeSetParams", "cuGraphExecHostNodeSetParams", "cuGraphExecChildGraphNodeSetParams", "cuGraphEventRecordNodeSetEvent", "cuGraphEventWaitNodeSetEvent", "cuGraphExecEventRecordNodeSetEvent", "cuGraphExecEventWaitNodeSetEvent", "cuGraphNodeSetParams", "cuGraphExecNodeSetParams"]

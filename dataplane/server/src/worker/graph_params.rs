@@ -1,8 +1,9 @@
-//! Parameters of graph nodes that there are already: in a graph, or in an executable one.
+//! Parameters of graph nodes: how they are read, and set in nodes that there are already, in a graph or in an
+//! executable one.
 
 use cudarc::driver::sys::{CUgraph, CUgraphExec, CUgraphNode};
-use fusewire_wire::ops::Status;
 use fusewire_wire::ops::table::{NodeInClone, NodeSetMemcpy, NodeSetMemset, NodeSetObject};
+use fusewire_wire::ops::{NodeCopy, NodeFill, Status};
 use zerocopy::FromBytes;
 
 use super::gpu::{Gpu, Graph};
@@ -25,21 +26,44 @@ impl Gpu {
         }
     }
 
+    /// A copy node's parameters as the driver takes them, checked.
+    pub(super) fn node_copy(&self, copy: &NodeCopy) -> Result<Memcpy3d, Status> {
+        let extent = (copy.width, copy.height, copy.depth);
+        let to = (copy.destination_pitch, copy.destination_height);
+        let from = (copy.source_pitch, copy.source_height);
+        self.covered_rect(copy.destination, (0, 0, 0), to, extent)?;
+        self.covered_rect(copy.source, (0, 0, 0), from, extent)?;
+        Ok(Memcpy3d {
+            source: Side::unified(copy.source, from.0 as usize, from.1 as usize),
+            destination: Side::unified(copy.destination, to.0 as usize, to.1 as usize),
+            width: copy.width as usize,
+            height: copy.height as usize,
+            depth: copy.depth as usize,
+        })
+    }
+
+    /// A memset node's parameters as the driver takes them, checked.
+    pub(super) fn node_fill(&self, fill: &NodeFill) -> Result<MemsetNode, Status> {
+        let row = fill.width.checked_mul(u64::from(fill.element)).ok_or(INVALID_VALUE)?;
+        if !matches!(fill.element, 1 | 2 | 4) {
+            return Err(INVALID_VALUE);
+        }
+        let rows = (fill.pitch, fill.height);
+        self.covered_rect(fill.destination, (0, 0, 0), rows, (row, fill.height, 1))?;
+        Ok(MemsetNode {
+            destination: fill.destination,
+            pitch: fill.pitch as usize,
+            value: fill.value,
+            element: fill.element,
+            width: fill.width as usize,
+            height: fill.height as usize,
+        })
+    }
+
     pub(super) fn node_set_memcpy(&mut self, record: &NodeSetMemcpy) -> Result<(), Status> {
         let (node, exec) = self.place(record.node, record.exec)?;
-        let extent = (record.width, record.height, record.depth);
-        let to = (record.destination_pitch, record.destination_height);
-        let from = (record.source_pitch, record.source_height);
-        self.covered_rect(record.destination, (0, 0, 0), to, extent)?;
-        self.covered_rect(record.source, (0, 0, 0), from, extent)?;
+        let copy = self.node_copy(&record.copy)?;
         let context = self.enter(record.context)?;
-        let copy = Memcpy3d {
-            source: Side::unified(record.source, from.0 as usize, from.1 as usize),
-            destination: Side::unified(record.destination, to.0 as usize, to.1 as usize),
-            width: record.width as usize,
-            height: record.height as usize,
-            depth: record.depth as usize,
-        };
         // SAFETY: everything named is live, and copied by the driver; the ranges were checked.
         let status = unsafe {
             match exec {
@@ -52,21 +76,8 @@ impl Gpu {
 
     pub(super) fn node_set_memset(&mut self, record: &NodeSetMemset) -> Result<(), Status> {
         let (node, exec) = self.place(record.node, record.exec)?;
-        let row = record.width.checked_mul(u64::from(record.element)).ok_or(INVALID_VALUE)?;
-        if !matches!(record.element, 1 | 2 | 4) {
-            return Err(INVALID_VALUE);
-        }
-        let rows = (record.pitch, record.height);
-        self.covered_rect(record.destination, (0, 0, 0), rows, (row, record.height, 1))?;
+        let params = self.node_fill(&record.fill)?;
         let context = self.enter(record.context)?;
-        let params = MemsetNode {
-            destination: record.destination,
-            pitch: record.pitch as usize,
-            value: record.value,
-            element: record.element,
-            width: record.width as usize,
-            height: record.height as usize,
-        };
         // SAFETY: everything named is live, and copied by the driver; the range was checked.
         let status = unsafe {
             match exec {

@@ -13,7 +13,7 @@ use fusewire_wire::ops::table::{
     CaptureUpdate, ExecUpdateReply, GraphInstantiate, GraphNodes, KernelNodeReply, NODE_HANDLE_STEP,
     NodeSetKernel,
 };
-use fusewire_wire::ops::{Answer, Call, Dim3, Nothing, Status};
+use fusewire_wire::ops::{Answer, Call, Dim3, NodeLaunch, Nothing, Status};
 use zerocopy::IntoBytes;
 
 use super::gpu::{Exec, Gpu, Graph, Node};
@@ -22,8 +22,7 @@ use super::handles::MAX_OBJECTS;
 use super::hostfunc;
 use super::launch::{Extra, PARAM_END, PARAM_POINTER, PARAM_SIZE, dims};
 use crate::driver::layouts::{
-    EdgeData, ExecUpdate, HostNode, KernelNode, Memcpy3d, MemcpyNode, MemsetNode, MemsetNodeV2, NodeParams,
-    Side,
+    EdgeData, ExecUpdate, HostNode, KernelNode, MemcpyNode, MemsetNodeV2, NodeParams,
 };
 use crate::driver::{GRAPH_EXEC_UPDATE_FAILURE, INVALID_VALUE, NOT_SUPPORTED, OUT_OF_MEMORY};
 
@@ -405,11 +404,11 @@ impl Gpu {
 
     pub(super) fn add_kernel_node(&mut self, record: &AddKernelNode, tail: &[u8]) -> Result<(), Status> {
         let (new, buffer) = self.new_node(record.graph, record.node, tail, record.dependencies)?;
-        let (function, buffer) = self.function_with(record.function, buffer, record.parameter_bytes)?;
+        let (function, buffer) =
+            self.function_with(record.function, buffer, record.launch.parameter_bytes)?;
         let context = self.enter(record.context)?;
         let mut extra = Extra::new(buffer);
-        let params =
-            self.kernel_node(record.function, function, record.grid, record.block, record.shared_bytes);
+        let params = self.kernel_node(record.function, function, &record.launch);
         let params = KernelNode { extra: extra.as_mut_ptr(), context: context.cast(), ..params? };
         let (d, graph) = (self.d, new.graph);
         self.add_new(&new, NodeParams::of(0, params), |out, nodes, count| {
@@ -423,17 +422,15 @@ impl Gpu {
         &self,
         handle: u64,
         function: cudarc::driver::sys::CUfunction,
-        grid: Dim3,
-        block: Dim3,
-        shared_bytes: u32,
+        launch: &NodeLaunch,
     ) -> Result<KernelNode, Status> {
         let kernel = self.functions.get(handle)?.kernel;
         let null = std::ptr::null_mut();
         Ok(KernelNode {
             function: if kernel { null } else { function.cast() },
-            grid: dims(grid),
-            block: dims(block),
-            shared_bytes,
+            grid: dims(launch.grid),
+            block: dims(launch.block),
+            shared_bytes: launch.shared_bytes,
             parameters: std::ptr::null_mut(),
             extra: std::ptr::null_mut(),
             kernel: if kernel { function.cast() } else { null },
@@ -443,21 +440,8 @@ impl Gpu {
 
     pub(super) fn add_memcpy_node(&mut self, record: &AddMemcpyNode, tail: &[u8]) -> Result<(), Status> {
         let (new, _) = self.new_node(record.graph, record.node, tail, record.dependencies)?;
-        let extent = (record.width, record.height, record.depth);
-        let (to, from) = (
-            (record.destination_pitch, record.destination_height),
-            (record.source_pitch, record.source_height),
-        );
-        self.covered_rect(record.destination, (0, 0, 0), to, extent)?;
-        self.covered_rect(record.source, (0, 0, 0), from, extent)?;
+        let copy = self.node_copy(&record.copy)?;
         let context = self.enter(record.context)?;
-        let copy = Memcpy3d {
-            source: Side::unified(record.source, from.0 as usize, from.1 as usize),
-            destination: Side::unified(record.destination, to.0 as usize, to.1 as usize),
-            width: record.width as usize,
-            height: record.height as usize,
-            depth: record.depth as usize,
-        };
         let params = NodeParams::of(1, MemcpyNode { flags: 0, reserved: 0, context: context.cast(), copy });
         let (d, graph) = (self.d, new.graph);
         self.add_new(&new, params, |out, nodes, count| {
@@ -468,21 +452,8 @@ impl Gpu {
 
     pub(super) fn add_memset_node(&mut self, record: &AddMemsetNode, tail: &[u8]) -> Result<(), Status> {
         let (new, _) = self.new_node(record.graph, record.node, tail, record.dependencies)?;
-        let row = record.width.checked_mul(u64::from(record.element)).ok_or(INVALID_VALUE)?;
-        if !matches!(record.element, 1 | 2 | 4) {
-            return Err(INVALID_VALUE);
-        }
-        let rows = (record.pitch, record.height);
-        self.covered_rect(record.destination, (0, 0, 0), rows, (row, record.height, 1))?;
+        let memset = self.node_fill(&record.fill)?;
         let context = self.enter(record.context)?;
-        let memset = MemsetNode {
-            destination: record.destination,
-            pitch: record.pitch as usize,
-            value: record.value,
-            element: record.element,
-            width: record.width as usize,
-            height: record.height as usize,
-        };
         let params = NodeParams::of(2, MemsetNodeV2 { memset, context: context.cast() });
         let (d, graph) = (self.d, new.graph);
         self.add_new(&new, params, |out, nodes, count| {
@@ -547,11 +518,10 @@ impl Gpu {
             0 => None,
             exec => Some(self.execs.get(exec)?.raw),
         };
-        let (function, buffer) = self.function_with(record.function, tail, record.parameter_bytes)?;
+        let (function, buffer) = self.function_with(record.function, tail, record.launch.parameter_bytes)?;
         let context = self.enter(record.context)?;
         let mut extra = Extra::new(buffer);
-        let params =
-            self.kernel_node(record.function, function, record.grid, record.block, record.shared_bytes);
+        let params = self.kernel_node(record.function, function, &record.launch);
         let params = KernelNode { extra: extra.as_mut_ptr(), context: context.cast(), ..params? };
         // SAFETY: everything named is live, and copied by the driver.
         let status = unsafe {

@@ -1,7 +1,7 @@
 //! Edges of graphs, and the data that they carry.
 
-use fusewire_wire::ops::Dim3;
 use fusewire_wire::ops::table::*;
+use fusewire_wire::ops::{Dim3, NodeLaunch};
 use zerocopy::IntoBytes;
 
 use crate::Test;
@@ -34,10 +34,7 @@ fn add_kernel(
         node,
         function,
         context,
-        grid: ONE,
-        block: Dim3 { x: 4, ..ONE },
-        shared_bytes: 0,
-        parameter_bytes: 16,
+        launch: NodeLaunch { grid: ONE, block: Dim3 { x: 4, ..ONE }, shared_bytes: 0, parameter_bytes: 16 },
         dependencies: after.len() as u32,
         reserved: 0,
     };

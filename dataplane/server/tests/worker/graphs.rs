@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use fusewire_wire::ops::Dim3;
 use fusewire_wire::ops::table::*;
+use fusewire_wire::ops::{Dim3, NodeCopy, NodeFill, NodeLaunch};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::Test;
@@ -80,10 +80,7 @@ fn a_graph_is_captured_and_replayed() {
         exec,
         function,
         context,
-        grid: ONE,
-        block: ONE,
-        shared_bytes: 0,
-        parameter_bytes: 16,
+        launch: NodeLaunch { grid: ONE, block: ONE, shared_bytes: 0, parameter_bytes: 16 },
     };
     client.ask_with(set, [a, b].as_bytes()).unwrap();
     client.send(GraphLaunch { exec, stream });
@@ -112,12 +109,7 @@ fn a_graph_is_built_by_hand() {
                 graph,
                 node,
                 context,
-                destination,
-                pitch: 0,
-                width: 4,
-                height: 1,
-                value,
-                element: 4,
+                fill: NodeFill { destination, pitch: 0, width: 4, height: 1, value, element: 4 },
                 dependencies: 0,
                 reserved: 0,
             })
@@ -127,15 +119,14 @@ fn a_graph_is_built_by_hand() {
         graph,
         node: copy,
         context,
-        destination: a + 16,
-        destination_pitch: 0,
-        destination_height: 0,
-        source: a,
-        source_pitch: 0,
-        source_height: 0,
-        width: 16,
-        height: 1,
-        depth: 1,
+        copy: NodeCopy {
+            destination: a + 16,
+            source: a,
+            width: 16,
+            height: 1,
+            depth: 1,
+            ..Default::default()
+        },
         dependencies: 1,
         reserved: 0,
     };
@@ -145,10 +136,7 @@ fn a_graph_is_built_by_hand() {
         node: kernel,
         function,
         context,
-        grid: ONE,
-        block: Dim3 { x: 4, ..ONE },
-        shared_bytes: 0,
-        parameter_bytes: 16,
+        launch: NodeLaunch { grid: ONE, block: Dim3 { x: 4, ..ONE }, shared_bytes: 0, parameter_bytes: 16 },
         dependencies: 2,
         reserved: 0,
     };
@@ -167,12 +155,7 @@ fn a_graph_is_built_by_hand() {
         graph,
         node: client.handle(),
         context,
-        destination: 4096,
-        pitch: 0,
-        width: 4,
-        height: 1,
-        value: 0,
-        element: 4,
+        fill: NodeFill { destination: 4096, pitch: 0, width: 4, height: 1, value: 0, element: 4 },
         dependencies: 0,
         reserved: 0,
     };

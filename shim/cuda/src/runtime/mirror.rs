@@ -340,7 +340,7 @@ pub(crate) fn bring_back(session: &Session, room: Room) -> Result<(), CUresult> 
 fn pull(session: &Session, stream: &Arc<Stream>, ahead: Ahead, room: Room) -> Result<(), CUresult> {
     let mirror = ahead.0.clone();
     let since = Arc::<Parts>::default();
-    let before = {
+    let mut before = {
         let mut shadow = lock(&mirror.shadow);
         shadow.under_way.push(Arc::downgrade(&since));
         shadow.bytes.clone()
@@ -348,7 +348,7 @@ fn pull(session: &Session, stream: &Arc<Stream>, ahead: Ahead, room: Room) -> Re
     let used = before.len();
     let changed = session.owed.changed.clone();
     let finish = move |now: &[u8]| {
-        if merge(&ahead.0, before, &since, now) {
+        if merge(&ahead.0, &mut before, &since, now) {
             changed.store(true, Relaxed);
         }
     };
@@ -365,14 +365,14 @@ fn pull(session: &Session, stream: &Arc<Stream>, ahead: Ahead, room: Room) -> Re
 
 /// Writes what the device changed, `before` to `now`, into the program's memory, but for what was sent `since`. Gives
 /// whether there was anything.
-fn merge(mirror: &Mirror, mut before: Box<[u8]>, since: &Parts, now: &[u8]) -> bool {
+fn merge(mirror: &Mirror, before: &mut [u8], since: &Parts, now: &[u8]) -> bool {
     let mut shadow = lock(&mirror.shadow);
     for part in lock(since).drain(..) {
         if let (Some(old), Some(new)) = (before.get_mut(part.clone()), now.get(part)) {
             old.copy_from_slice(new);
         }
     }
-    if *before == *now {
+    if before == now {
         return false;
     }
     for (block, (old, new)) in before.chunks(64).zip(now.chunks(64)).enumerate() {
@@ -555,12 +555,12 @@ mod tests {
         }
         write(0, 9);
         let now: Vec<u8> = [7u32, 5, 0, 0].iter().flat_map(|word| word.to_ne_bytes()).collect();
-        assert!(merge(&mirror, vec![0; 16].into_boxed_slice(), &since, &now));
+        assert!(merge(&mirror, &mut [0; 16], &since, &now));
         // SAFETY: as above.
         let left = unsafe { memory.as_ptr().cast::<[u32; 4]>().read_volatile() };
         assert_eq!(left, [9, 5, 0, 0]);
         let nothing = Arc::<Parts>::default();
-        assert!(!merge(&mirror, now.clone().into_boxed_slice(), &nothing, &now));
+        assert!(!merge(&mirror, &mut now.clone(), &nothing, &now));
     }
 
     #[test]

@@ -3,10 +3,10 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use fusewire_wire::ops::Dim3;
 use fusewire_wire::ops::table::{
     AddKernelNode, NodeCopyAttributes, NodeGetAttribute, NodeGetKernel, NodeSetAttribute, NodeSetKernel,
 };
+use fusewire_wire::ops::{Dim3, NodeLaunch};
 use zerocopy::IntoBytes;
 
 use crate::abi::result::{
@@ -56,9 +56,7 @@ impl KernelParamsV1 {
 struct Kernel {
     function: Arc<Function>,
     context: Arc<Context>,
-    grid: Dim3,
-    block: Dim3,
-    shared_bytes: u32,
+    launch: NodeLaunch,
     parameters: Vec<u8>,
     /// Host memory that the kernel is given.
     ranges: Vec<(u64, u64)>,
@@ -84,11 +82,9 @@ impl Kernel {
         let parameters = unsafe { packed.pack(&function, parameters, extra) }?.to_vec();
         let mirrors = mirror::pointed_to(runtime, &context, &parameters)?;
         let ranges = mirrors.iter().map(|mirror| (mirror.base, mirror.bytes as u64)).collect();
-        Ok(Self { function, context, grid, block, shared_bytes, parameters, ranges })
-    }
-
-    fn parameter_bytes(&self) -> u32 {
-        u32::try_from(self.parameters.len()).unwrap_or(0)
+        let parameter_bytes = u32::try_from(parameters.len()).unwrap_or(0);
+        let launch = NodeLaunch { grid, block, shared_bytes, parameter_bytes };
+        Ok(Self { function, context, launch, parameters, ranges })
     }
 }
 
@@ -102,10 +98,7 @@ pub(super) unsafe fn add_kernel(runtime: &Runtime, new: New, given: &KernelParam
         node: new.node,
         function: kernel.function.handle,
         context: kernel.context.handle,
-        grid: kernel.grid,
-        block: kernel.block,
-        shared_bytes: kernel.shared_bytes,
-        parameter_bytes: kernel.parameter_bytes(),
+        launch: kernel.launch,
         dependencies: new.count,
         reserved: 0,
     };
@@ -237,10 +230,7 @@ pub(super) unsafe fn set_kernel(
         exec: exec.as_ref().map_or(0, |exec| exec.handle),
         function: kernel.function.handle,
         context: kernel.context.handle,
-        grid: kernel.grid,
-        block: kernel.block,
-        shared_bytes: kernel.shared_bytes,
-        parameter_bytes: kernel.parameter_bytes(),
+        launch: kernel.launch,
     };
     runtime.session.call(&record, &[&kernel.parameters])?;
     match exec {

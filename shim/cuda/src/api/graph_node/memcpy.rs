@@ -1,5 +1,6 @@
 //! Nodes that copy memory.
 
+use fusewire_wire::ops::NodeCopy;
 use fusewire_wire::ops::table::{AddMemcpyNode, NodeSetMemcpy};
 
 use crate::abi::result::{CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_NOT_SUPPORTED};
@@ -8,7 +9,7 @@ use crate::api::arguments::{give, need};
 use crate::api::copy_rect::{Copy, Memcpy3D};
 use crate::runtime::graphs::Made;
 use crate::runtime::objects::Context;
-use crate::runtime::rect::{Extent, Pitch};
+use crate::runtime::rect::Extent;
 use crate::runtime::stats::counter;
 use crate::runtime::{self, Runtime};
 
@@ -28,9 +29,8 @@ const _: () = assert!(size_of::<MemcpyParams>() == 216);
 
 /// What a copy between pitched memory comes to, as the server takes it.
 struct Linear {
-    destination: (u64, Pitch),
-    source: (u64, Pitch),
-    extent: Extent,
+    copy: NodeCopy,
+    /// Host memory that it uses.
     ranges: Vec<(u64, u64)>,
 }
 
@@ -47,7 +47,19 @@ impl Linear {
         for end in [&copy.destination, &copy.source] {
             ranges.extend(end.mirror(runtime, context, copy.extent)?);
         }
-        Ok(Self { destination, source, extent: copy.extent, ranges })
+        let Extent { width, height, depth } = copy.extent;
+        let copy = NodeCopy {
+            destination: destination.0,
+            destination_pitch: destination.1.row as u64,
+            destination_height: destination.1.rows as u64,
+            source: source.0,
+            source_pitch: source.1.row as u64,
+            source_height: source.1.rows as u64,
+            width: width as u64,
+            height: height as u64,
+            depth: depth as u64,
+        };
+        Ok(Self { copy, ranges })
     }
 }
 
@@ -58,20 +70,12 @@ pub(super) fn add_memcpy(
     context: CUcontext,
 ) -> Result<(), CUresult> {
     let context = context_of(context)?;
-    let Linear { destination, source, extent, ranges } = Linear::read(runtime, &context, given)?;
+    let Linear { copy, ranges } = Linear::read(runtime, &context, given)?;
     let record = AddMemcpyNode {
         graph: new.graph.handle,
         node: new.node,
         context: context.handle,
-        destination: destination.0,
-        destination_pitch: destination.1.row as u64,
-        destination_height: destination.1.rows as u64,
-        source: source.0,
-        source_pitch: source.1.row as u64,
-        source_height: source.1.rows as u64,
-        width: extent.width as u64,
-        height: extent.height as u64,
-        depth: extent.depth as u64,
+        copy,
         dependencies: new.count,
         reserved: 0,
     };
@@ -114,22 +118,9 @@ pub(super) fn set_memcpy(
 ) -> Result<(), CUresult> {
     let place = Place::read(runtime, exec, node, MEMCPY)?;
     let context = context_of(context)?;
-    let Linear { destination, source, extent, ranges } = Linear::read(runtime, &context, given)?;
+    let Linear { copy, ranges } = Linear::read(runtime, &context, given)?;
     check_instance(&place, |host| !ranges.is_empty() && !host.functions.is_empty())?;
-    let record = NodeSetMemcpy {
-        node: place.node.handle,
-        exec: place.exec(),
-        context: context.handle,
-        destination: destination.0,
-        destination_pitch: destination.1.row as u64,
-        destination_height: destination.1.rows as u64,
-        source: source.0,
-        source_pitch: source.1.row as u64,
-        source_height: source.1.rows as u64,
-        width: extent.width as u64,
-        height: extent.height as u64,
-        depth: extent.depth as u64,
-    };
+    let record = NodeSetMemcpy { node: place.node.handle, exec: place.exec(), context: context.handle, copy };
     runtime.session.call(&record, &[])?;
     place.uses(|host| add_ranges(host, &ranges));
     place.made(Made::Memcpy(*given));

@@ -1,5 +1,6 @@
 //! Nodes that set memory.
 
+use fusewire_wire::ops::NodeFill;
 use fusewire_wire::ops::table::{AddMemsetNode, NodeSetMemset};
 
 use crate::abi::result::CUDA_ERROR_INVALID_VALUE;
@@ -34,8 +35,8 @@ pub(super) struct MemsetParamsV2 {
 
 const _: () = assert!(size_of::<MemsetParams>() == 40 && size_of::<MemsetParamsV2>() == 48);
 
-/// Checks what a memset touches.
-fn check_memset(runtime: &Runtime, given: &MemsetParams) -> Result<(), CUresult> {
+/// Reads a memset, and checks what it touches.
+fn read(runtime: &Runtime, given: &MemsetParams) -> Result<NodeFill, CUresult> {
     if !matches!(given.element, 1 | 2 | 4) || given.width == 0 || given.height == 0 {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
@@ -43,7 +44,15 @@ fn check_memset(runtime: &Runtime, given: &MemsetParams) -> Result<(), CUresult>
     let extent = Extent { width, height: given.height, depth: 1 };
     let row = if given.height == 1 { width } else { given.pitch };
     let span = Pitch::of(row, 0, Offset::default(), extent)?.span(Offset::default(), extent)?;
-    copies::check_device(runtime, given.destination, span.len())
+    copies::check_device(runtime, given.destination, span.len())?;
+    Ok(NodeFill {
+        destination: given.destination,
+        pitch: given.pitch as u64,
+        width: given.width as u64,
+        height: given.height as u64,
+        value: given.value,
+        element: given.element,
+    })
 }
 
 pub(super) fn add_memset(
@@ -53,17 +62,12 @@ pub(super) fn add_memset(
     context: CUcontext,
 ) -> Result<(), CUresult> {
     let context = context_of(context)?;
-    check_memset(runtime, given)?;
+    let fill = read(runtime, given)?;
     let record = AddMemsetNode {
         graph: new.graph.handle,
         node: new.node,
         context: context.handle,
-        destination: given.destination,
-        pitch: given.pitch as u64,
-        width: given.width as u64,
-        height: given.height as u64,
-        value: given.value,
-        element: given.element,
+        fill,
         dependencies: new.count,
         reserved: 0,
     };
@@ -108,18 +112,8 @@ pub(super) fn set_memset(
 ) -> Result<(), CUresult> {
     let place = Place::read(runtime, exec, node, MEMSET)?;
     let context = context_of(context)?;
-    check_memset(runtime, given)?;
-    let record = NodeSetMemset {
-        node: place.node.handle,
-        exec: place.exec(),
-        context: context.handle,
-        destination: given.destination,
-        pitch: given.pitch as u64,
-        width: given.width as u64,
-        height: given.height as u64,
-        value: given.value,
-        element: given.element,
-    };
+    let fill = read(runtime, given)?;
+    let record = NodeSetMemset { node: place.node.handle, exec: place.exec(), context: context.handle, fill };
     runtime.session.call(&record, &[])?;
     place.made(Made::Memset(*given));
     Ok(())
