@@ -3,8 +3,8 @@
 //! * [`start`]: the process, from loading the driver to its end;
 //! * [`shard`]: the loop of its one busy thread;
 //! * [`gpu`]: what the session has, and the rules for touching it; then, by kind of object, [`contexts`],
-//!   [`memory`], [`copies`], [`streams`], [`hostfunc`], [`images`] and [`image_cache`], [`modules`], [`known`],
-//!   [`launch`], [`graphs`], [`textures`];
+//!   [`memory`], [`copies`], [`streams`], [`events`], [`hostfunc`], [`images`] and [`image_cache`], [`modules`],
+//!   [`known`], [`launch`], [`graphs`], [`textures`];
 //! * [`handler`]: the op table's side, which says where each operation is done;
 //! * [`backlog`]: what has to wait before the driver is given it;
 //! * [`fences`], [`ranges`], [`handles`], [`pinned`], [`bulk`], [`outgoing`], [`output`],
@@ -17,6 +17,7 @@ mod backlog;
 mod bulk;
 mod contexts;
 mod copies;
+mod events;
 mod fences;
 mod file_work;
 mod gpu;

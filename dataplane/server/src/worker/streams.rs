@@ -1,4 +1,4 @@
-//! Streams and events, and the tickets by which completion is learned.
+//! Streams, and the tickets by which completion is learned.
 //!
 //! A ticket is a number that a stream writes to its word of pinned memory after the work before it; the shard
 //! polls the words of streams that something waits for. What waits is queued per stream, in order. A ticket is
@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use cudarc::driver::sys::{CUevent, CUstream};
 use fusewire_wire::ops::table::{
-    EventCreate, EventElapsed, EventRecord, StreamCreate, StreamDefault, StreamQuery, StreamSetAttribute,
-    StreamWaitEvent, StreamWaitValue, StreamWriteValue,
+    StreamCreate, StreamDefault, StreamQuery, StreamSetAttribute, StreamWaitEvent, StreamWaitValue,
+    StreamWriteValue,
 };
 use fusewire_wire::ops::{Call, Nothing, Status};
 
-use super::gpu::{Event, Gpu};
+use super::gpu::Gpu;
 use super::pinned::{Block, Word};
 use super::ranges::Kind;
 use crate::driver::layouts::StreamAttribute;
@@ -26,10 +26,6 @@ use crate::driver::{INVALID_HANDLE, INVALID_VALUE, NOT_READY, NOT_SUPPORTED, che
 const LEGACY: CUstream = 1 as CUstream;
 /// Flag of cuStreamCreate: does not synchronise with the legacy stream.
 const NON_BLOCKING: u32 = 1;
-/// Flags of cuEventCreate that are carried: blocking waits, no timing.
-const EVENT_FLAGS: u32 = 1 | 2;
-/// Flag of cuEventCreate that cannot be carried.
-const EVENT_INTERPROCESS: u32 = 4;
 
 /// How often the driver is asked whether a stream that is waited for has met a fault.
 pub(super) const FAULT_CHECK: Duration = Duration::from_millis(1);
@@ -708,66 +704,6 @@ impl Gpu {
         // SAFETY: a live stream and a live value of the size that every attribute has.
         let status = unsafe { self.d.cuStreamSetAttribute(raw, record.attribute, &raw const value) };
         self.ok(status)
-    }
-
-    pub(super) fn event_create(&mut self, record: &EventCreate) -> Result<(), Status> {
-        self.mint("event", record.event, self.events.has(record.event))?;
-        if record.flags & EVENT_INTERPROCESS != 0 {
-            return Err(NOT_SUPPORTED);
-        }
-        if record.flags & !EVENT_FLAGS != 0 {
-            return Err(INVALID_VALUE);
-        }
-        self.enter(record.context)?;
-        let mut raw = std::ptr::null_mut();
-        // SAFETY: the context is current; the result is a live pointer.
-        let status = unsafe { self.d.cuEventCreate(&raw mut raw, record.flags) };
-        self.ok(status)?;
-        self.events.put(record.event, Event { raw, context: record.context });
-        Ok(())
-    }
-
-    pub(super) fn event_destroy(&mut self, handle: u64) -> Result<(), Status> {
-        let event = self.events.take(handle)?;
-        self.enter(event.context)?;
-        // SAFETY: ours; the driver keeps it for as long as streams need it.
-        let status = unsafe { self.d.cuEventDestroy_v2(event.raw) };
-        self.ok(status)
-    }
-
-    pub(super) fn event_record(&mut self, call: Call, record: &EventRecord) -> Result<(), Status> {
-        let event = self.events.get(record.event)?.raw;
-        // Flag 1, external, matters in captures only.
-        if record.flags & !1 != 0 {
-            return Err(INVALID_VALUE);
-        }
-        let (id, raw) = self.stream_for_work(record.stream)?;
-        let capturing = self.is_capturing(id);
-        // SAFETY: both are live.
-        let status = unsafe {
-            match record.flags {
-                0 => self.d.cuEventRecord(event, raw),
-                flags => self.d.cuEventRecordWithFlags(event, raw, flags),
-            }
-        };
-        self.ok(status)?;
-        if capturing { Ok(()) } else { self.after(id, Then::Done { number: call.number }) }
-    }
-
-    pub(super) fn event_elapsed(&mut self, record: &EventElapsed) -> Result<f32, Status> {
-        let (start, context) = self.events.get(record.start).map(|event| (event.raw, event.context))?;
-        let end = self.events.get(record.end)?.raw;
-        self.enter(context)?;
-        let mut milliseconds = 0f32;
-        // SAFETY: both events are live, the result is a live pointer.
-        let status = unsafe {
-            match self.d.cuEventElapsedTime_v2(&raw mut milliseconds, start, end) {
-                NOT_SUPPORTED => self.d.cuEventElapsedTime(&raw mut milliseconds, start, end),
-                status => status,
-            }
-        };
-        self.ok(status)?;
-        Ok(milliseconds)
     }
 
     /// The word on which host functions hold the stream, and the number of the next one.

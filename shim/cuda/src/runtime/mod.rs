@@ -5,7 +5,7 @@
 //! * [`handles`], [`objects`] — what the program holds.
 //! * [`current`] — the calling thread's context and streams.
 //! * [`memory`], [`memory_state`], [`kept`], [`mirror`] — addresses, allocation, host memory that kernels use.
-//! * [`copies`], [`copy_out`] — how a copy travels.
+//! * [`copies`], [`copy_out`], [`concurrency`] — how a copy travels, and when it counts as work.
 //! * [`connect`] — how all this comes to be, at `cuInit`.
 //! * [`stats`], [`log`], [`process`] — counting, printing; fork and exit.
 
