@@ -1,0 +1,195 @@
+//! Whether compressing pays: from what was measured on a lane.
+
+use crate::bulk::Delivery;
+
+/// Vain looks after which every 32nd chunk is looked at.
+const MOST_VAIN: u32 = 5;
+/// What the codec is thought to do before it was measured: bytes per second.
+const CODEC_RATE: f64 = 6e9;
+/// What the other end is thought to take to decode, on the thread that receives: bytes per second that come out.
+/// Its own writing to memory is what holds it up, so that it hardly depends on the processor.
+const DECODE_RATE: f64 = 8e9;
+/// What is thought to become of a byte before it was seen.
+const RATIO: f64 = 0.25;
+/// What the rate of a burst counts for, in the rate of a link.
+const BURST: f64 = 0.05;
+/// Share of a measure that is forgotten with each chunk that is left alone.
+const FORGET: f64 = 0.005;
+/// Bytes after which the rate of a link says something.
+const WARM_UP: usize = 4 << 20;
+/// Share of the time that compressing must save to be done: where there are cores to spare, and where there are
+/// not, so that the codec takes its time from somebody.
+const GAIN: f64 = 0.1;
+const GAIN_ON_FEW_CORES: f64 = 0.5;
+const FEW_CORES: usize = 2;
+
+/// A measure in which the latest counts for a quarter.
+fn mix(old: f64, new: f64) -> f64 {
+    0.75 * old + 0.25 * new
+}
+
+/// What was measured on a lane, and what follows.
+#[derive(Debug)]
+pub(super) struct Decision {
+    /// Bytes that were to be sent; of the first nothing is known of the link yet.
+    bytes: usize,
+    /// Share of the time that compressing must save.
+    gain: f64,
+    /// Seconds that the link takes for a byte, once it has been seen at its limit.
+    link: Option<f64>,
+    /// The rate that was seen last: one that stays the same was not measured again.
+    seen: f64,
+    /// Bytes per second that the codec takes in.
+    codec: f64,
+    /// What becomes of a byte.
+    ratio: f64,
+    /// Looks in vain since the last that was not.
+    vain: u32,
+    /// Chunks still to be left alone.
+    pub(super) skip: u32,
+}
+
+impl Default for Decision {
+    fn default() -> Self {
+        Self {
+            bytes: 0,
+            gain: GAIN,
+            link: None,
+            seen: 0.0,
+            codec: CODEC_RATE,
+            ratio: RATIO,
+            vain: 0,
+            skip: 0,
+        }
+    }
+}
+
+impl Decision {
+    pub(super) fn on_this_host() -> Self {
+        let gain = match std::thread::available_parallelism() {
+            Ok(cores) if cores.get() > FEW_CORES => GAIN,
+            _ => GAIN_ON_FEW_CORES,
+        };
+        Self { gain, ..Self::default() }
+    }
+
+    /// Whether the next chunk, of so many bytes, should be compressed.
+    pub(super) fn is_due(&mut self, bytes: usize, delivery: &dyn Fn() -> Option<Delivery>) -> bool {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes < WARM_UP {
+            return false;
+        }
+        if self.skip != 0 {
+            self.skip -= 1;
+            return false;
+        }
+        let Some(seen) = delivery() else { return false };
+        if seen.rate != self.seen {
+            self.seen = seen.rate;
+            // Seconds are averaged, not rates: single ones are far too high, when buffers on the way take a burst.
+            let cost = 1.0 / seen.rate.max(1.0);
+            self.link = match self.link {
+                Some(link) if seen.is_limit => Some(mix(link, cost)),
+                // It may have become faster, or not.
+                Some(link) => Some(link + BURST * (cost - link).min(0.0)),
+                None => seen.is_limit.then_some(cost),
+            };
+        }
+        let due = self.link.is_some_and(|cost| self.pays(cost));
+        if !due {
+            // Nothing is measured while nothing is compressed: what was is forgotten, and tried again one day.
+            self.codec += FORGET * (CODEC_RATE - self.codec);
+            self.ratio += FORGET * (RATIO - self.ratio);
+        }
+        due
+    }
+
+    /// Whether a byte arrives sooner if it is compressed first, sent then, and decoded at last. Lanes that share a
+    /// link need not ask each other: each sees its share of the link, and what is left of a core for it.
+    fn pays(&self, cost: f64) -> bool {
+        1.0 / self.codec + self.ratio * cost + 1.0 / DECODE_RATE < (1.0 - self.gain) * cost
+    }
+
+    pub(super) fn learn(&mut self, bytes: usize, encoded: Option<usize>, seconds: f64) {
+        match encoded {
+            Some(encoded) => {
+                self.codec = mix(self.codec, bytes as f64 / seconds.max(1e-9));
+                self.ratio = mix(self.ratio, encoded as f64 / bytes as f64);
+                self.vain = 0;
+            }
+            None => {
+                // The codec was not at fault: only the data are judged, by leaving some alone.
+                self.skip = 1 << self.vain;
+                self.vain = (self.vain + 1).min(MOST_VAIN);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn warm() -> Decision {
+        Decision { bytes: WARM_UP, ..Decision::default() }
+    }
+
+    #[test]
+    fn slow_links_get_fewer_bytes_and_fast_ones_no_delay() {
+        let due = |decision: &mut Decision, rate, is_limit| {
+            decision.is_due(1, &|| Some(Delivery { rate, is_limit }))
+        };
+        assert!(!due(&mut Decision::default(), 1e8, true), "nothing is known yet");
+        assert!(due(&mut warm(), 1.5e8, true));
+        assert!(!due(&mut warm(), 6e9, true), "faster than the codec");
+        assert!(!due(&mut warm(), 1e8, false), "slow because there was little to send");
+        assert!(!warm().is_due(1, &|| None), "nothing is known at all");
+        // Once compressed there is less to send, which says nothing against the link.
+        let mut decision = warm();
+        assert!(due(&mut decision, 2e8, true) && due(&mut decision, 1e7, false));
+        assert!(due(&mut decision, 5e9, false), "nor does a burst");
+        let faster = |n| 5e9 + f64::from(n);
+        assert!((0..60).any(|n| !due(&mut decision, faster(n), false)), "but if it is faster it is seen");
+        // A codec that turns out slow, or data that hardly shrink.
+        assert!(!Decision { codec: 1e8, ..Decision::default() }.pays(1.0 / 2e8));
+        assert!(!Decision { ratio: 0.85, ..Decision::default() }.pays(1.0 / 1.2e9));
+    }
+
+    /// What a training step sends over 100 Gbit/s: each 20 ms 2.4 MB on each of eight lanes. Until the network has
+    /// acknowledged some of a burst, what is seen is how the one before it ended.
+    #[test]
+    fn short_bursts_on_a_fast_link_are_compressed_as_soon_as_it_is_known() {
+        const CHUNKS: u32 = 10;
+        let mut decision = Decision::default();
+        let burst = |decision: &mut Decision, codec: f64, seen: Option<Delivery>| {
+            let due = (0..CHUNKS).filter(|_| {
+                let due = decision.is_due(256 << 10, &|| seen);
+                if due {
+                    decision.learn(256 << 10, Some(66 << 10), f64::from(256 << 10) / codec);
+                }
+                due
+            });
+            due.count()
+        };
+        let lane = |n: u32| 1.4e9 + 2e7 * f64::from(n % 7);
+        let limit = |n| Some(Delivery { rate: lane(n), is_limit: true });
+        // Of a few small things beforehand nothing is learnt.
+        assert_eq!(burst(&mut decision, 8e9, Some(Delivery { rate: 3e7, is_limit: false })), 0);
+        assert!(burst(&mut decision, 8e9, limit(1)) > 0, "the second step at the latest");
+        // From then on there is less to send, and a burst may fit into what the network has room for: then it has
+        // come to no limit, and the kernel's measure of it counts only if it is a higher one.
+        let due: usize = (2..200)
+            .map(|n| {
+                let seen = match n % 4 {
+                    0 => Some(Delivery { rate: 1.5 * lane(n), is_limit: false }),
+                    _ => limit(n),
+                };
+                burst(&mut decision, 8e9, seen)
+            })
+            .sum();
+        assert_eq!(due, 198 * CHUNKS as usize);
+        // A codec that is too slow here is left alone, but for a try now and then.
+        let due: usize = (200..400).map(|n| burst(&mut decision, 2e9, limit(n))).sum();
+        assert!(due < 100 * CHUNKS as usize / 2, "{due} of {}", 200 * CHUNKS);
+    }
+}
