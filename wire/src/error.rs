@@ -180,6 +180,12 @@ pub enum ProtocolError {
         /// What is wrong with it.
         what: &'static str,
     },
+    /// The same, of another codec or of none.
+    #[error("a compressed payload that cannot be decoded: {what}")]
+    BadEncoded {
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// An opening message that makes no sense.
     #[error("the peer's opening message is malformed: {what}")]
     BadHello {

@@ -32,10 +32,10 @@ pub mod features {
     pub const SHARED_PINNED: u64 = 1 << 2;
     /// The server keeps images, and can be asked for one by its hash.
     pub const IMAGES: u64 = 1 << 3;
-    /// Bulk payloads may be compressed (`palette`).
-    pub const PALETTE: u64 = 1 << 4;
+    /// Bulk payloads and images may be compressed (`encoded`).
+    pub const COMPRESSION: u64 = 1 << 4;
     /// All that this version of the crate can do.
-    pub const ALL: u64 = RESUME | SHARED_MEMORY | SHARED_PINNED | IMAGES | PALETTE;
+    pub const ALL: u64 = RESUME | SHARED_MEMORY | SHARED_PINNED | IMAGES | COMPRESSION;
 }
 
 /// A Hello, as it lies on the wire before its tail.

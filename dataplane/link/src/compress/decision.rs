@@ -1,16 +1,23 @@
 //! Whether compressing pays: from what was measured on a lane.
+//!
+//! Of the link, the rate at which it delivers; of the palette, its rate and what it makes of a byte, which hardly
+//! differ from one payload to the next; of the general codec, whose do, by how much its rate on a whole payload
+//! differs from that on the few places at which the payload is looked at beforehand.
 
 use crate::bulk::Delivery;
 
 /// Vain looks after which every 32nd chunk is looked at.
 const MOST_VAIN: u32 = 5;
-/// What the codec is thought to do before it was measured: bytes per second.
-const CODEC_RATE: f64 = 6e9;
-/// What the other end is thought to take to decode, on the thread that receives: bytes per second that come out.
-/// Its own writing to memory is what holds it up, so that it hardly depends on the processor.
-const DECODE_RATE: f64 = 8e9;
-/// What is thought to become of a byte before it was seen.
-const RATIO: f64 = 0.25;
+/// What the palette is thought to do before it was measured: bytes per second.
+const PALETTE_RATE: f64 = 6e9;
+/// What the general codec can do at its best.
+const GENERAL_BEST: f64 = 4e9;
+/// What the other end is thought to take to decode, on the thread that receives: bytes per second that come out. Of
+/// the palette, its own writing to memory is what holds it up, so that it hardly depends on the processor.
+const PALETTE_DECODE_RATE: f64 = 8e9;
+const GENERAL_DECODE_RATE: f64 = 2e9;
+/// What the palette makes of a byte of pixels as 32-bit floats, and is thought to make of any before it was seen.
+pub(super) const PALETTE_RATIO: f64 = 0.25;
 /// What the rate of a burst counts for, in the rate of a link.
 const BURST: f64 = 0.05;
 /// Share of a measure that is forgotten with each chunk that is left alone.
@@ -28,6 +35,24 @@ fn mix(old: f64, new: f64) -> f64 {
     0.75 * old + 0.25 * new
 }
 
+/// What a codec has made of some bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Measure {
+    pub(super) bytes: usize,
+    pub(super) encoded: usize,
+    pub(super) seconds: f64,
+}
+
+impl Measure {
+    fn rate(self) -> f64 {
+        self.bytes.max(1) as f64 / self.seconds.max(1e-9)
+    }
+
+    pub(super) fn ratio(self) -> f64 {
+        self.encoded as f64 / self.bytes.max(1) as f64
+    }
+}
+
 /// What was measured on a lane, and what follows.
 #[derive(Debug)]
 pub(super) struct Decision {
@@ -39,10 +64,11 @@ pub(super) struct Decision {
     link: Option<f64>,
     /// The rate that was seen last: one that stays the same was not measured again.
     seen: f64,
-    /// Bytes per second that the codec takes in.
-    codec: f64,
-    /// What becomes of a byte.
+    /// Bytes per second that the palette takes in, and what it makes of one.
+    palette: f64,
     ratio: f64,
+    /// How much faster the general codec is on a whole payload than on the places that were looked at.
+    general: f64,
     /// Looks in vain since the last that was not.
     vain: u32,
     /// Chunks still to be left alone.
@@ -56,8 +82,9 @@ impl Default for Decision {
             gain: GAIN,
             link: None,
             seen: 0.0,
-            codec: CODEC_RATE,
-            ratio: RATIO,
+            palette: PALETTE_RATE,
+            ratio: PALETTE_RATIO,
+            general: 1.0,
             vain: 0,
             skip: 0,
         }
@@ -95,34 +122,50 @@ impl Decision {
                 None => seen.is_limit.then_some(cost),
             };
         }
-        let due = self.link.is_some_and(|cost| self.pays(cost));
-        if !due {
-            // Nothing is measured while nothing is compressed: what was is forgotten, and tried again one day.
-            self.codec += FORGET * (CODEC_RATE - self.codec);
-            self.ratio += FORGET * (RATIO - self.ratio);
+        // What is not used is not measured either: what was is forgotten, and tried again one day.
+        let palette = self.palette_pays();
+        if !palette {
+            self.palette += FORGET * (PALETTE_RATE - self.palette);
+            self.ratio += FORGET * (PALETTE_RATIO - self.ratio);
         }
-        due
+        let general = self.pays(GENERAL_BEST, GENERAL_DECODE_RATE, 0.0);
+        if !general {
+            self.general += FORGET * (1.0 - self.general);
+        }
+        palette || general
     }
 
-    /// Whether a byte arrives sooner if it is compressed first, sent then, and decoded at last. Lanes that share a
-    /// link need not ask each other: each sees its share of the link, and what is left of a core for it.
-    fn pays(&self, cost: f64) -> bool {
-        1.0 / self.codec + self.ratio * cost + 1.0 / DECODE_RATE < (1.0 - self.gain) * cost
+    /// Whether a byte arrives sooner if it is compressed first, sent then, to so much, and decoded at last, at these
+    /// rates. Lanes that share a link need not ask each other: each sees its share of the link, and what is left of a
+    /// core for it.
+    fn pays(&self, rate: f64, decode_rate: f64, ratio: f64) -> bool {
+        self.link.is_some_and(|cost| 1.0 / rate + ratio * cost + 1.0 / decode_rate < (1.0 - self.gain) * cost)
     }
 
-    pub(super) fn learn(&mut self, bytes: usize, encoded: Option<usize>, seconds: f64) {
-        match encoded {
-            Some(encoded) => {
-                self.codec = mix(self.codec, bytes as f64 / seconds.max(1e-9));
-                self.ratio = mix(self.ratio, encoded as f64 / bytes as f64);
-                self.vain = 0;
-            }
-            None => {
-                // The codec was not at fault: only the data are judged, by leaving some alone.
-                self.skip = 1 << self.vain;
-                self.vain = (self.vain + 1).min(MOST_VAIN);
-            }
-        }
+    pub(super) fn palette_pays(&self) -> bool {
+        self.pays(self.palette, PALETTE_DECODE_RATE, self.ratio)
+    }
+
+    pub(super) fn general_pays(&self, estimate: Measure) -> bool {
+        self.pays(estimate.rate() * self.general, GENERAL_DECODE_RATE, estimate.ratio())
+    }
+
+    pub(super) fn learn_palette(&mut self, whole: Measure) {
+        self.palette = mix(self.palette, whole.rate());
+        self.ratio = mix(self.ratio, whole.ratio());
+        self.vain = 0;
+    }
+
+    pub(super) fn learn_general(&mut self, estimate: Measure, whole: Measure) {
+        self.general = mix(self.general, whole.rate() / estimate.rate());
+        self.vain = 0;
+    }
+
+    /// A chunk was looked at and goes as it is. The codecs were not at fault: only the data are judged, by leaving
+    /// some alone.
+    pub(super) fn in_vain(&mut self) {
+        self.skip = 1 << self.vain;
+        self.vain = (self.vain + 1).min(MOST_VAIN);
     }
 }
 
@@ -151,8 +194,32 @@ mod tests {
         let faster = |n| 5e9 + f64::from(n);
         assert!((0..60).any(|n| !due(&mut decision, faster(n), false)), "but if it is faster it is seen");
         // A codec that turns out slow, or data that hardly shrink.
-        assert!(!Decision { codec: 1e8, ..Decision::default() }.pays(1.0 / 2e8));
-        assert!(!Decision { ratio: 0.85, ..Decision::default() }.pays(1.0 / 1.2e9));
+        let seen = |rate: f64| Decision { link: Some(1.0 / rate), ..Decision::default() };
+        assert!(seen(2e8).palette_pays());
+        assert!(!Decision { palette: 1e8, ..seen(2e8) }.palette_pays());
+        assert!(!Decision { ratio: 0.85, ..seen(1.2e9) }.palette_pays());
+    }
+
+    #[test]
+    fn each_codec_is_judged_by_itself() {
+        let measure = |rate: f64, ratio: f64| Measure {
+            bytes: 1 << 20,
+            encoded: (ratio * f64::from(1 << 20)) as usize,
+            seconds: f64::from(1 << 20) / rate,
+        };
+        let mut decision = Decision { link: Some(1.0 / 2e8), ..Decision::default() };
+        assert!(decision.general_pays(measure(1e9, 0.4)));
+        assert!(!decision.general_pays(measure(1e9, 0.9)), "it hardly shrinks");
+        assert!(!decision.general_pays(measure(1.5e8, 0.1)), "it takes longer than the link");
+        // On whole payloads it is a fifth as fast as it seemed.
+        for _ in 0..20 {
+            decision.learn_general(measure(1e9, 0.4), measure(2e8, 0.4));
+        }
+        assert!(!decision.general_pays(measure(1e9, 0.4)) && decision.palette_pays());
+        for _ in 0..20 {
+            decision.learn_palette(measure(1e8, 0.25));
+        }
+        assert!(!decision.palette_pays() && decision.general_pays(measure(4e9, 0.4)));
     }
 
     /// What a training step sends over 100 Gbit/s: each 20 ms 2.4 MB on each of eight lanes. Until the network has
@@ -165,7 +232,8 @@ mod tests {
             let due = (0..CHUNKS).filter(|_| {
                 let due = decision.is_due(256 << 10, &|| seen);
                 if due {
-                    decision.learn(256 << 10, Some(66 << 10), f64::from(256 << 10) / codec);
+                    let seconds = f64::from(256 << 10) / codec;
+                    decision.learn_palette(Measure { bytes: 256 << 10, encoded: 66 << 10, seconds });
                 }
                 due
             });

@@ -4,8 +4,8 @@
 //! but room for the bytes that arrive, which the header's judge has bounded.
 
 use fusewire_wire::bulk::ChunkHeader;
+use fusewire_wire::encoded;
 use fusewire_wire::error::ProtocolError;
-use fusewire_wire::palette;
 
 use super::kernel;
 use crate::bulk::RawSliceMut;
@@ -44,6 +44,6 @@ impl Expander {
         let bytes = self.compressed.get(..header.bytes as usize).unwrap_or_default();
         // SAFETY: the memory was promised to stay, and to be the lane's alone, until the chunk has landed.
         let target = unsafe { std::slice::from_raw_parts_mut(target.start(), target.len()) };
-        palette::decode_with(kernel(), bytes, target)
+        encoded::decode_with(kernel(), bytes, target)
     }
 }

@@ -3,10 +3,11 @@
 //! For [`BulkSink`](crate::BulkSink)s: a [`Compressor`] in `prepare` and `sent`, an [`Expander`] in `place` and
 //! `landed`. Both belong to one lane and work on its thread, so nothing that launches waits for them.
 //!
-//! Whether it pays is decided for each chunk from what was measured on its lane: the rate at which the
-//! connection delivers, the rate at which the codec works, and what has become of the bytes. On a link that is
-//! quicker than the codec nothing is done at all; data that the codec can do nothing for is looked at in a few
-//! places, and for twice as many chunks not at all after each vain look.
+//! There are two codecs: the word palette, and for what it is no use for a general one. Whether either pays is
+//! decided for each chunk from what was measured on its lane: the rate at which the connection delivers, the rate at
+//! which the codec works, and what becomes of the bytes. On a link that is quicker than the codecs nothing is done at
+//! all; data that they can do nothing for is looked at in a few places, and for twice as many chunks not at all after
+//! each vain look.
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -18,11 +19,12 @@ mod kernel;
 use std::time::Instant;
 
 use fusewire_wire::bulk::ChunkHeader;
-use fusewire_wire::palette;
+use fusewire_wire::encoded::{self, Codec};
+use fusewire_wire::{general, palette};
 
 use crate::bulk::{Delivery, OutChunk, RawSlice};
 use buffers::Buffers;
-use decision::Decision;
+use decision::{Decision, Measure, PALETTE_RATIO};
 pub use expander::Expander;
 pub use kernel::kernel;
 
@@ -89,19 +91,17 @@ impl Compressor {
         delivery: &dyn Fn() -> Option<Delivery>,
     ) -> Option<(OutChunk, Box<[u8]>)> {
         let length = chunk.payload.len();
-        if length < palette::LEAST_BYTES || chunk.header.decoded != 0 {
+        if length < encoded::LEAST_BYTES || chunk.header.decoded != 0 {
             return None;
         }
         if self.mode == Compress::Auto && !self.decision.is_due(length, delivery) {
             return None;
         }
-        let mut buffer = self.buffers.take(length)?;
-        let since = Instant::now();
+        let mut buffer = self.buffers.take(encoded::room(length))?;
         // SAFETY: the payload stays valid and unchanged until the lane reports it sent: `RawSlice::new`.
         let source = unsafe { std::slice::from_raw_parts(chunk.payload.start(), length) };
-        let encoded = self.palette.encode(source, &mut buffer);
-        self.decision.learn(length, encoded, since.elapsed().as_secs_f64());
-        let Some(encoded) = encoded else {
+        let Some(encoded) = self.encode(source, &mut buffer) else {
+            self.decision.in_vain();
             self.buffers.put(buffer);
             return None;
         };
@@ -115,10 +115,55 @@ impl Compressor {
         Some((OutChunk { header, payload, ..*chunk }, buffer))
     }
 
+    /// First the palette, which is quicker, and made for pixels, which are most of what training sends; unless there
+    /// are so many runs that the general codec leaves less than the palette could.
+    fn encode(&mut self, source: &[u8], out: &mut [u8]) -> Option<usize> {
+        let early = general::is_largely_runs(source).then(|| look(source));
+        if let Some(estimate) = early
+            && estimate.ratio() < PALETTE_RATIO
+            && let Some(encoded) = self.by_general(estimate, source, out)
+        {
+            return Some(encoded);
+        }
+        self.by_palette(source, out)
+            .or_else(|| self.by_general(early.unwrap_or_else(|| look(source)), source, out))
+    }
+
+    fn by_palette(&mut self, source: &[u8], out: &mut [u8]) -> Option<usize> {
+        if self.mode == Compress::Auto && !self.decision.palette_pays() {
+            return None;
+        }
+        let since = Instant::now();
+        let encoded = encoded::tagged(Codec::Palette, out, |body| self.palette.encode(source, body))?;
+        self.decision.learn_palette(measure(source.len(), encoded, since));
+        Some(encoded)
+    }
+
+    fn by_general(&mut self, estimate: Measure, source: &[u8], out: &mut [u8]) -> Option<usize> {
+        if self.mode == Compress::Auto && !self.decision.general_pays(estimate) {
+            return None;
+        }
+        let since = Instant::now();
+        let encoded = encoded::encode(Codec::General, source, out)?;
+        self.decision.learn_general(estimate, measure(source.len(), encoded, since));
+        Some(encoded)
+    }
+
     /// For [`BulkSink::sent`](crate::BulkSink::sent).
     pub fn sent(&mut self) {
         self.buffers.sent();
     }
+}
+
+/// What the general codec makes of a few places of a payload.
+fn look(source: &[u8]) -> Measure {
+    let since = Instant::now();
+    let (looked_at, left) = general::estimate(source);
+    measure(looked_at, left, since)
+}
+
+fn measure(bytes: usize, encoded: usize, since: Instant) -> Measure {
+    Measure { bytes, encoded, seconds: since.elapsed().as_secs_f64() }
 }
 
 #[cfg(test)]
@@ -178,6 +223,64 @@ mod tests {
         // SAFETY: as above.
         unsafe { std::ptr::write_bytes(into.start(), 0xff, into.len()) };
         assert!(expander.landed(&out.header).is_err());
+    }
+
+    /// Rows of a sparse gradient or of an embedding: most are zeros.
+    fn rows(bytes: usize) -> Vec<u8> {
+        let mut rows = noise(bytes);
+        for (n, row) in rows.chunks_mut(256).enumerate() {
+            if n % 5 != 0 {
+                row.fill(0);
+            }
+        }
+        rows
+    }
+
+    /// Batches of tokens, padded with zeros.
+    fn tokens(bytes: usize) -> Vec<u8> {
+        let numbers = noise(bytes);
+        let token = |(n, pair): (usize, &[u8])| {
+            let token = if n % 512 < 100 { u64::from(pair[0]) * 195 + u64::from(pair[1]) } else { 0 };
+            token.to_le_bytes()
+        };
+        numbers.chunks_exact(8).enumerate().flat_map(token).collect()
+    }
+
+    /// One-hot labels of a thousand classes: two colours for the palette, but hardly anything for the other codec.
+    fn one_hot(bytes: usize) -> Vec<u8> {
+        let word = |n| if n % 1000 == n / 1000 * 37 % 1000 { 1_f32 } else { 0.0 };
+        (0..bytes / 4).flat_map(|n| word(n).to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn sparse_and_repetitive_data_shrink_by_the_other_codec() {
+        for (what, source, divisor) in
+            [("rows", rows(1 << 20), 4), ("tokens", tokens(1 << 20), 6), ("one hot", one_hot(1 << 20), 50)]
+        {
+            // So slow that a codec without optimisation pays.
+            let mut compressor = Compressor::new(Compress::Auto);
+            let slow = Delivery { rate: 1e5, is_limit: true };
+            let mut left = 0;
+            for _ in 0..8 {
+                let out = compressor.prepare(chunk(&source), &|| Some(slow));
+                left = out.payload.len();
+                if out.header.decoded == 0 {
+                    compressor.sent();
+                    continue;
+                }
+                // SAFETY: the compressor's memory, and it is not told yet that the chunk was sent.
+                let payload = unsafe { std::slice::from_raw_parts(out.payload.start(), left) };
+                assert_eq!(payload[0], Codec::General as u8, "{what}");
+                let mut back = vec![0xa5; source.len()];
+                encoded::decode(payload, &mut back).unwrap();
+                assert!(back == source, "{what}");
+                compressor.sent();
+            }
+            assert!(left < source.len() / divisor, "{what}: {left} of {} bytes", source.len());
+            // And where the link is faster, not one byte is changed.
+            let mut compressor = Compressor::new(Compress::Auto);
+            assert!((0..8).all(|_| sent(&mut compressor, &source, 6e9) == source.len()), "{what}");
+        }
     }
 
     #[test]

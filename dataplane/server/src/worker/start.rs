@@ -334,7 +334,7 @@ fn prepare(
         Shared { area, lanes, pinned }
     });
     config.features = match &shared {
-        None => features::PALETTE,
+        None => features::COMPRESSION,
         Some(Shared { pinned: None, .. }) => features::SHARED_MEMORY,
         Some(_) => features::SHARED_MEMORY | features::SHARED_PINNED,
     };
@@ -344,7 +344,7 @@ fn prepare(
     let session = ServerSession::open(0, &open.hello, config, &snapshot.encode())?;
     let mut lanes = Lanes::new(session.welcome().bulk_lanes, Arc::clone(&pinned), open.peer.clone())
         .map_err(|error| unavailable(error.to_string()))?;
-    if session.welcome().features & features::PALETTE != 0 {
+    if session.welcome().features & features::COMPRESSION != 0 {
         // The client's choice holds both ways.
         let lines = Lines::parse(open.lines.clone()).unwrap_or_default();
         lanes.compress = lines.get("compress").and_then(Compress::parse).unwrap_or_default();

@@ -82,7 +82,7 @@ pub(crate) fn connect() -> Result<Runtime, CUresult> {
     let lane = lane.map_err(link)?;
     descriptors.extend(lane.descriptors());
     let _ = session.waker.set(lane.waker());
-    let compress = if has(features::PALETTE) {
+    let compress = if has(features::COMPRESSION) {
         Compress::parse(config.compress).unwrap_or_default()
     } else {
         Compress::Off
