@@ -139,14 +139,14 @@ class Client:
     """A Python program under `fusewire run`, whose stdin and stdout are pipes to the test."""
 
     def __init__(self, server, program, *arguments, env=None, python=sys.executable, stats=True, command=None,
-                 lib_dir=None):
+                 lib_dir=None, under=()):
         address = server if isinstance(server, str) else server.link
         self.stats_file = tempfile.NamedTemporaryFile(prefix="fusewire-stats-")
         extra = {"FUSEWIRE_STATS": self.stats_file.name} if stats else {}
         extra.update(env or {})
         command = command or [python, "-c", program, *map(str, arguments)]
         self.process = subprocess.Popen(
-            [FUSEWIRE, "run", "--server", address, *(["--lib-dir", lib_dir] if lib_dir else []), "--", *command],
+            [*under, FUSEWIRE, "run", "--server", address, *(["--lib-dir", lib_dir] if lib_dir else []), "--", *command],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(extra), text=True,
             bufsize=1)
         self.pid = self.process.pid

@@ -24,6 +24,18 @@ pub enum Stream {
 }
 
 impl Stream {
+    /// Whether the server is on this host, as far as addresses tell: what is sent goes no further than memory.
+    #[must_use]
+    pub fn stays_here(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => match (stream.local_addr(), stream.peer_addr()) {
+                (Ok(here), Ok(there)) => here.ip() == there.ip() || there.ip().is_loopback(),
+                _ => false,
+            },
+            Self::Unix(_) => true,
+        }
+    }
+
     fn set_timeouts(&self, read: Option<Duration>, write: Option<Duration>) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.set_read_timeout(read).and_then(|()| stream.set_write_timeout(write)),

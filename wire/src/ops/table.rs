@@ -22,7 +22,7 @@ pub const INLINE_BYTES: usize = 16 * 1024;
 /// Device-to-host payloads up to this many bytes come back in the command lane.
 pub const INLINE_REPLY_BYTES: usize = 64 * 1024;
 
-/// Bytes of one [`BlobPart`] at most.
+/// Bytes of one [`BlobPart`] at most, and of what one [`BlobEncoded`] comes to.
 pub const BLOB_PART_BYTES: usize = 1024 * 1024;
 
 /// The status of a load whose image was named by its hash and is not there.
@@ -282,6 +282,9 @@ crate::ops! {
     /// Names a function that a load's answer described: of a module, or of a library. Its name is the tail.
     async 0x050e FunctionBind function_bind ["cuModuleGetFunction", "cuLibraryGetKernel"]
         { function: new Function, module: opt Module, library: opt Library, context: using Context };
+    /// As `BlobPart`, of a part that was compressed: to the first `encoded_bytes` bytes of the tail (`encoded`).
+    async 0x050f BlobEncoded blob_encoded []
+        { blob: u64, total: u64, encoded_bytes: u32, bytes: u32 };
     /// `device` is taken for kernels of a library and ignored for functions of a module.
     sync 0x0511 FuncGetAttribute func_get_attribute ["cuFuncGetAttribute", "cuKernelGetAttribute"; cache UntilSet]
         { function: using Function, context: using Context, attribute: i32, device: i32 } -> AttributeReply { value: i32, reserved: u32 };

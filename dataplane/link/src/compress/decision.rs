@@ -142,6 +142,10 @@ impl Decision {
         self.link.is_some_and(|cost| 1.0 / rate + ratio * cost + 1.0 / decode_rate < (1.0 - self.gain) * cost)
     }
 
+    pub(super) fn link(&self) -> Option<f64> {
+        self.link
+    }
+
     pub(super) fn palette_pays(&self) -> bool {
         self.pays(self.palette, PALETTE_DECODE_RATE, self.ratio)
     }

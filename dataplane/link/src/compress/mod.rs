@@ -149,6 +149,12 @@ impl Compressor {
         Some(encoded)
     }
 
+    /// Seconds that the link takes for a byte, if that is known.
+    #[must_use]
+    pub fn link(&self) -> Option<f64> {
+        self.decision.link()
+    }
+
     /// For [`BulkSink::sent`](crate::BulkSink::sent).
     pub fn sent(&mut self) {
         self.buffers.sent();

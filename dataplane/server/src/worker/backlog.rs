@@ -13,8 +13,8 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use fusewire_wire::ops::table::{
-    BlobNamed, BlobPart, BlockMap, BlockUnmap, CaptureBegin, CopyIn, CopyInInline, CopyOut, CopyRect,
-    CopyWithin, CtxSynchronize, EventCreate, EventDestroy, EventElapsed, EventRecord, Fence,
+    BlobEncoded, BlobNamed, BlobPart, BlockMap, BlockUnmap, CaptureBegin, CopyIn, CopyInInline, CopyOut,
+    CopyRect, CopyWithin, CtxSynchronize, EventCreate, EventDestroy, EventElapsed, EventRecord, Fence,
     FuncGetAttribute, GraphLaunch, HostFunc, HostFuncDone, HostUnshare, HostWrite, Launch, LaunchEx, MemInfo,
     Memset, Occupancy, StreamCreate, StreamDefault, StreamDestroy, StreamQuery, StreamSynchronize,
     StreamWaitEvent, StreamWaitValue, StreamWriteValue,
@@ -61,6 +61,7 @@ const NEVER_WAIT: &[u16] = &[
     EventElapsed::CODE,
     HostFunc::CODE,
     HostFuncDone::CODE,
+    BlobEncoded::CODE,
     BlobNamed::CODE,
     BlobPart::CODE,
     FuncGetAttribute::CODE,

@@ -264,6 +264,10 @@ impl Handler for Gpu {
         self.blob_part(r, tail)
     }
 
+    fn blob_encoded(&mut self, _: Call, r: &BlobEncoded, tail: &[u8]) -> Async {
+        self.blob_encoded(r, tail)
+    }
+
     fn blob_named(&mut self, _: Call, r: &BlobNamed, _: &[u8]) -> Async {
         let digest = Digest::from_words([r.digest_0, r.digest_1, r.digest_2, r.digest_3]);
         self.blobs.named(r.blob, r.bytes, digest)

@@ -4,9 +4,10 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use std::sync::Arc;
 
 use cudarc::driver::sys::{CUfunction, CUlibrary, CUmodule};
+use fusewire_wire::encoded;
 use fusewire_wire::ops::table::{
-    BLOB_PART_BYTES, BlobPart, FuncGetAttribute, FuncSetAttribute, FuncSetCacheConfig, FunctionInfo,
-    GlobalReply, JitOption, KernelInfo, LibraryGetGlobal, LibraryGetKernel, LibraryGetModule,
+    BLOB_PART_BYTES, BlobEncoded, BlobPart, FuncGetAttribute, FuncSetAttribute, FuncSetCacheConfig,
+    FunctionInfo, GlobalReply, JitOption, KernelInfo, LibraryGetGlobal, LibraryGetKernel, LibraryGetModule,
     LibraryGlobalReply, LibraryLoad, Link, LinkInput, ModuleGetFunction, ModuleLoad, ParameterInfo,
 };
 use fusewire_wire::ops::{Answer, Nothing, Status};
@@ -155,6 +156,22 @@ impl Gpu {
             return Err(INVALID_VALUE);
         }
         self.blobs.part(record.blob, record.total, tail)
+    }
+
+    pub(super) fn blob_encoded(&mut self, record: &BlobEncoded, tail: &[u8]) -> Result<(), Status> {
+        let bytes = record.bytes as usize;
+        let payload = tail.get(..record.encoded_bytes as usize).filter(|payload| payload.len() < bytes);
+        let Some(payload) = payload.filter(|_| bytes <= BLOB_PART_BYTES) else {
+            let (encoded, there) = (record.encoded_bytes, tail.len());
+            self.misbehave(format!("it sent {encoded} of {there} bytes of an image that come to {bytes}"));
+            return Err(INVALID_VALUE);
+        };
+        let mut part = vec![0; bytes];
+        if let Err(error) = encoded::decode(payload, &mut part) {
+            self.misbehave(format!("part of an image: {error}"));
+            return Err(INVALID_VALUE);
+        }
+        self.blobs.part(record.blob, record.total, &part)
     }
 
     pub(super) fn module_load(

@@ -22,6 +22,7 @@ use super::handles::{self, Object};
 use super::helm;
 use super::memory_state::Memory;
 use super::objects::{Context, Pool};
+use super::packing::Packing;
 use super::pump::Landings;
 use super::session::Session;
 use super::{Runtime, VisibleDevice, log, process};
@@ -55,12 +56,18 @@ pub(crate) fn connect() -> Result<Runtime, CUresult> {
     let spin = spin_time(cores);
     let mut session =
         Session::new(welcome.slot_bytes.max(4096) as usize, u64::from(welcome.h2d_slots), spin, log::quiet());
-    session.keeps_images = welcome.features & features::IMAGES != 0;
+    let has = |feature| welcome.features & feature != 0;
+    session.keeps_images = has(features::IMAGES);
+    let compress = if has(features::COMPRESSION) {
+        Compress::parse(config.compress).unwrap_or_default()
+    } else {
+        Compress::Off
+    };
+    session.packing = Packing::new(compress, opened.command.stays_here());
     let session = Arc::new(session);
     let mut descriptors = vec![opened.command.as_fd().as_raw_fd()];
     descriptors.extend(opened.bulk.iter().map(|stream| stream.as_fd().as_raw_fd()));
     let link = |error: LinkError| none(&error.to_string());
-    let has = |feature| welcome.features & feature != 0;
     let pinned = has(features::SHARED_PINNED).then_some(HOST_BYTES);
     let (area, pinned) = if has(features::SHARED_MEMORY) {
         let lanes = welcome.bulk_lanes as usize;
@@ -82,11 +89,6 @@ pub(crate) fn connect() -> Result<Runtime, CUresult> {
     let lane = lane.map_err(link)?;
     descriptors.extend(lane.descriptors());
     let _ = session.waker.set(lane.waker());
-    let compress = if has(features::COMPRESSION) {
-        Compress::parse(config.compress).unwrap_or_default()
-    } else {
-        Compress::Off
-    };
     let mut lanes = Vec::new();
     for (number, socket) in opened.bulk.into_iter().enumerate() {
         let sink = Landings::new(session.clone(), number, compress);

@@ -9,7 +9,7 @@ use fusewire_wire::fatbin;
 use fusewire_wire::ops::SyncRecord;
 use fusewire_wire::ops::known::Known;
 use fusewire_wire::ops::table::{
-    BLOB_PART_BYTES, BlobNamed, BlobPart, IMAGE_MISSING, JitOption, ParameterInfo,
+    BLOB_PART_BYTES, BlobEncoded, BlobNamed, BlobPart, IMAGE_MISSING, JitOption, ParameterInfo,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -205,7 +205,7 @@ impl KnownKernels {
     }
 }
 
-/// Sends an image as it is.
+/// Sends an image, whole and under no name.
 ///
 /// # Errors
 /// The session's.
@@ -215,9 +215,18 @@ pub(crate) fn send_whole(runtime: &Runtime, image: &[u8]) -> Result<u64, CUresul
     Ok(blob)
 }
 
+/// The first part is on its way while the second is compressed.
 fn send_parts(runtime: &Runtime, blob: u64, image: &[u8]) -> Result<(), CUresult> {
+    let session = &runtime.session;
+    let total = image.len() as u64;
     for part in image.chunks(BLOB_PART_BYTES) {
-        runtime.session.post(&BlobPart { blob, total: image.len() as u64 }, &[part])?;
+        match session.packing.pack(part) {
+            Some(packed) => {
+                let (encoded_bytes, bytes) = (packed.len() as u32, part.len() as u32);
+                session.post(&BlobEncoded { blob, total, encoded_bytes, bytes }, &[&packed])?
+            }
+            None => session.post(&BlobPart { blob, total }, &[part])?,
+        };
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 //! * [`current`] — the calling thread's context and streams.
 //! * [`memory`], [`memory_state`], [`kept`], [`mirror`] — addresses, allocation, host memory that kernels use.
 //! * [`copies`], [`copy_out`], [`concurrency`] — how a copy travels, and when it counts as work.
+//! * [`images`], [`packing`] — how code gets there.
 //! * [`connect`] — how all this comes to be, at `cuInit`.
 //! * [`stats`], [`log`], [`process`] — counting, printing; fork and exit.
 
@@ -27,6 +28,7 @@ pub(crate) mod memory;
 pub(crate) mod memory_state;
 pub(crate) mod mirror;
 pub(crate) mod objects;
+pub(crate) mod packing;
 pub(crate) mod parameters;
 pub(crate) mod pending;
 pub(crate) mod process;

@@ -496,6 +496,7 @@ impl BulkSink for Landings {
 
     fn prepare(&mut self, chunk: OutChunk, delivery: &dyn Fn() -> Option<Delivery>) -> OutChunk {
         let chunk = self.compressor.prepare(chunk, delivery);
+        self.session.packing.saw(self.compressor.link());
         stats::carried(chunk.header.contents(), chunk.header.bytes);
         chunk
     }

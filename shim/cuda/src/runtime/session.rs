@@ -31,6 +31,7 @@ use super::ending::Ending;
 use super::helm::Helm;
 use super::mirror;
 use super::objects::{Context, Stream};
+use super::packing::Packing;
 use super::pending::Pending;
 use super::stats;
 use super::transfer::{Transfer, Transfers};
@@ -83,6 +84,7 @@ pub(crate) struct Session {
     pub(crate) quiet: bool,
     /// The server keeps images, and may be asked for one by its hash.
     pub(crate) keeps_images: bool,
+    pub(crate) packing: Packing,
     pub(crate) slot_bytes: usize,
     /// How long a caller spins for its answer before it sleeps.
     spin: Duration,
@@ -128,6 +130,7 @@ impl Session {
             lost: AtomicU32::new(CUDA_SUCCESS),
             quiet,
             keeps_images: false,
+            packing: Packing::default(),
             slot_bytes,
             spin,
         }
