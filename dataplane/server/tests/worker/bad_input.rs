@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use fusewire_server::control::FromWorker;
 use fusewire_wire::bulk::ChunkHeader;
+use fusewire_wire::encoded::{self, Codec};
 use fusewire_wire::error::ProtocolError;
 use fusewire_wire::frame::CloseReason;
 use fusewire_wire::ops::table::*;
@@ -26,6 +27,7 @@ pub const TESTS: &[Test] = &[
     ("random_bytes_end_the_session", random_bytes_end_the_session),
     ("every_operation_survives_nonsense", every_operation_survives_nonsense),
     ("bulk_chunks_that_are_not_due_end_the_session", bulk_chunks_that_are_not_due_end_the_session),
+    ("parts_of_images_that_cannot_be_decoded_end_the_session", parts_of_images_that_cannot_be_decoded),
     ("chunks_of_a_refused_copy_are_thrown_away", chunks_of_a_refused_copy_are_thrown_away),
     ("what_is_not_a_driver_is_one_line", what_is_not_a_driver_is_one_line),
 ];
@@ -347,6 +349,42 @@ fn every_operation_survives_nonsense() {
             assert!(open.worker.child.try_wait().unwrap().is_none_or(|status| status.success()));
         }
     }
+}
+
+fn parts_of_images_that_cannot_be_decoded() {
+    let text = ADD.repeat(20);
+    let mut packed = vec![0; encoded::room(text.len())];
+    let used = encoded::encode(Codec::General, text.as_bytes(), &mut packed).unwrap();
+    let (encoded_bytes, bytes) = (used as u32, text.len() as u32);
+    packed.truncate(used);
+    packed.resize(used.next_multiple_of(8), 0);
+    let most = BLOB_PART_BYTES as u32;
+    for (encoded_bytes, bytes, what) in [
+        // More than there is; to nothing more; to more than a part; and other lengths than that of the text.
+        (packed.len() as u32 + 1, bytes, "come to"),
+        (u32::MAX, bytes, "come to"),
+        (encoded_bytes, encoded_bytes, "come to"),
+        (encoded_bytes, most + 1, "come to"),
+        (encoded_bytes, u32::MAX, "come to"),
+        (encoded_bytes, bytes - 1, "cannot be decoded"),
+        (encoded_bytes, bytes + 1, "cannot be decoded"),
+        (encoded_bytes - 1, bytes, "cannot be decoded"),
+        (0, bytes, "cannot be decoded"),
+    ] {
+        let mut client = Client::open(&Setup::default());
+        let blob = client.handle();
+        let total = text.len() as u64;
+        client.push(&BlobEncoded { blob, total, encoded_bytes, bytes }, &packed);
+        let text = ended(client);
+        assert!(text.contains("image") && text.contains(what), "{text}");
+    }
+    // Of another length than was announced: an error of that operation.
+    let mut client = Client::open(&Setup::default());
+    let context = client.context();
+    let (blob, library) = (client.handle(), client.handle());
+    client.push(&BlobEncoded { blob, total: u64::from(bytes) + 1, encoded_bytes, bytes }, &packed);
+    let record = LibraryLoad { library, context, blob, options: 0, library_options: 0 };
+    assert_eq!(client.ask(record).err(), Some(1));
 }
 
 fn bulk_chunks_that_are_not_due_end_the_session() {

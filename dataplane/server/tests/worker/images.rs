@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use fusewire_wire::digest::Digest;
+use fusewire_wire::encoded::{self, Codec};
 use fusewire_wire::ops::known::Known;
 use fusewire_wire::ops::table::*;
 use zerocopy::{FromBytes, IntoBytes};
@@ -13,6 +14,7 @@ use crate::thin::ADD;
 
 pub const TESTS: &[Test] = &[
     ("an_image_is_sent_once", an_image_is_sent_once),
+    ("a_compressed_image_is_the_one_that_it_comes_to", a_compressed_image_is_the_one_that_it_comes_to),
     ("a_false_name_is_refused", a_false_name_is_refused),
     ("what_the_driver_refuses_is_not_kept", what_the_driver_refuses_is_not_kept),
     ("without_a_cache_no_image_is_there", without_a_cache_no_image_is_there),
@@ -109,6 +111,33 @@ fn an_image_is_sent_once() {
     // Of another length it is another image.
     let blob = name(&mut client, &image[1..], digest);
     assert_eq!(load(&mut client, context, blob).err(), Some(IMAGE_MISSING));
+    client.close();
+}
+
+fn a_compressed_image_is_the_one_that_it_comes_to() {
+    let folder = Folder::new("compressed");
+    let image = image(6);
+    let digest = Digest::of(&image);
+    let mut client = open(&folder.0);
+    let context = client.context();
+    // In two parts, of which one is compressed; what follows that is nothing of it.
+    let (first, second) = image.split_at(image.len() / 16 * 8);
+    let mut packed = vec![0; encoded::room(second.len())];
+    let bytes = encoded::encode(Codec::General, second, &mut packed).unwrap();
+    let total = image.len() as u64;
+    let (encoded_bytes, bytes) = (bytes as u32, second.len() as u32);
+    let blob = name(&mut client, &image, digest);
+    assert_eq!(load(&mut client, context, blob).err(), Some(IMAGE_MISSING));
+    client.push(&BlobPart { blob, total }, first);
+    packed[encoded_bytes as usize..].fill(0xee);
+    client.push(&BlobEncoded { blob, total, encoded_bytes, bytes }, &packed);
+    load(&mut client, context, blob).unwrap();
+    client.close();
+    // It is kept under the name of what it comes to.
+    let mut client = open(&folder.0);
+    let context = client.context();
+    let blob = name(&mut client, &image, digest);
+    load(&mut client, context, blob).unwrap();
     client.close();
 }
 
