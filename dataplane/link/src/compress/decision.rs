@@ -29,6 +29,8 @@ const WARM_UP: usize = 4 << 20;
 const GAIN: f64 = 0.1;
 const GAIN_ON_FEW_CORES: f64 = 0.5;
 const FEW_CORES: usize = 2;
+/// Share of the link's time that a codec may take from somebody for any gain.
+const LITTLE: f64 = 0.1;
 
 /// A measure in which the latest counts for a quarter.
 fn mix(old: f64, new: f64) -> f64 {
@@ -139,7 +141,11 @@ impl Decision {
     /// rates. Lanes that share a link need not ask each other: each sees its share of the link, and what is left of a
     /// core for it.
     fn pays(&self, rate: f64, decode_rate: f64, ratio: f64) -> bool {
-        self.link.is_some_and(|cost| 1.0 / rate + ratio * cost + 1.0 / decode_rate < (1.0 - self.gain) * cost)
+        let codec = 1.0 / rate;
+        self.link.is_some_and(|cost| {
+            let gain = if codec < LITTLE * cost { GAIN } else { self.gain };
+            codec + ratio * cost + 1.0 / decode_rate < (1.0 - gain) * cost
+        })
     }
 
     pub(super) fn link(&self) -> Option<f64> {
@@ -202,6 +208,9 @@ mod tests {
         assert!(seen(2e8).palette_pays());
         assert!(!Decision { palette: 1e8, ..seen(2e8) }.palette_pays());
         assert!(!Decision { ratio: 0.85, ..seen(1.2e9) }.palette_pays());
+        // Where cores are few it must gain more, unless it takes next to nothing of them.
+        let few = |rate| Decision { gain: GAIN_ON_FEW_CORES, ratio: 0.6, ..seen(rate) };
+        assert!(few(2e8).palette_pays() && !few(1e9).palette_pays());
     }
 
     #[test]
