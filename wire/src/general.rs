@@ -12,7 +12,9 @@ use crate::error::ProtocolError;
 const RUN_SAMPLES: usize = 32;
 const RUN_BYTES: usize = 256;
 const SAMPLES: usize = 4;
-const SAMPLE_BYTES: usize = 4 << 10;
+const SAMPLE_BYTES: std::ops::RangeInclusive<usize> = 1 << 10..=4 << 10;
+/// Share of a payload that is looked at in each place, within those limits.
+const SAMPLE_SHARE: usize = 64;
 
 /// Bytes that the encoder needs room for, whatever becomes of the payload.
 #[must_use]
@@ -38,9 +40,10 @@ pub fn is_largely_runs(source: &[u8]) -> bool {
 /// since each place is taken for itself.
 #[must_use]
 pub fn estimate(source: &[u8]) -> (usize, usize) {
-    let mut out = [0; get_maximum_output_size(SAMPLE_BYTES)];
+    let mut out = [0; get_maximum_output_size(*SAMPLE_BYTES.end())];
+    let bytes = (source.len() / SAMPLE_SHARE).clamp(*SAMPLE_BYTES.start(), *SAMPLE_BYTES.end());
     let (mut before, mut after) = (0, 0);
-    for place in places(source, SAMPLES, SAMPLE_BYTES) {
+    for place in places(source, SAMPLES, bytes) {
         before += place.len();
         after += compress_into(place, &mut out).unwrap_or(place.len());
     }

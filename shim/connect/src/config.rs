@@ -27,7 +27,7 @@ use crate::ConnectError;
 pub const DEFAULT_PORT: u16 = 7543;
 /// Bulk connections when nothing else is said: one carries some 40 Gbit/s, and keeps a core busy with that.
 const LANES: std::ops::RangeInclusive<u32> = 4..=8;
-/// When bulk data may be compressed; the first is the default.
+/// When bulk data and images may be compressed; the first is the default.
 const COMPRESS: [&str; 3] = ["auto", "off", "always"];
 /// How long to wait for a server when nothing else is said.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -47,7 +47,7 @@ pub struct Config {
     pub token: Option<Token>,
     /// Bulk connections to open, 1 to 8; the server may agree to fewer.
     pub lanes: u32,
-    /// When bulk data is compressed: auto, off or always.
+    /// When bulk data and images are compressed: auto, off or always.
     pub compress: &'static str,
     /// How long the server may take to answer.
     pub timeout: Duration,
