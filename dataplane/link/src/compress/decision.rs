@@ -4,10 +4,9 @@
 //! differ from one payload to the next; of the general codec, whose do, by how much its rate on a whole payload
 //! differs from that on the few places at which the payload is looked at beforehand.
 
+use super::patience::Patience;
 use crate::bulk::Delivery;
 
-/// Vain looks after which every 32nd chunk is looked at.
-const MOST_VAIN: u32 = 5;
 /// What the palette is thought to do before it was measured: bytes per second.
 const PALETTE_RATE: f64 = 6e9;
 /// What the general codec can do at its best.
@@ -46,8 +45,9 @@ pub(super) struct Measure {
 }
 
 impl Measure {
-    fn rate(self) -> f64 {
-        self.bytes.max(1) as f64 / self.seconds.max(1e-9)
+    /// Seconds for a byte.
+    fn cost(self) -> f64 {
+        self.seconds.max(1e-9) / self.bytes.max(1) as f64
     }
 
     pub(super) fn ratio(self) -> f64 {
@@ -66,15 +66,29 @@ pub(super) struct Decision {
     link: Option<f64>,
     /// The rate that was seen last: one that stays the same was not measured again.
     seen: f64,
-    /// Bytes per second that the palette takes in, and what it makes of one.
+    /// Seconds that the palette takes for a byte, and what it makes of one.
     palette: f64,
     ratio: f64,
-    /// How much faster the general codec is on a whole payload than on the places that were looked at.
+    /// How much slower the general codec is on a whole payload than on the places that were looked at.
     general: f64,
-    /// Looks in vain since the last that was not.
-    vain: u32,
-    /// Chunks still to be left alone.
-    pub(super) skip: u32,
+    palette_patience: Patience,
+    general_patience: Patience,
+}
+
+/// Which codecs may be tried on a chunk.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Due {
+    pub(super) palette: bool,
+    pub(super) general: bool,
+}
+
+impl Due {
+    pub(super) const BOTH: Self = Self { palette: true, general: true };
+    const NONE: Self = Self { palette: false, general: false };
+
+    pub(super) fn any(self) -> bool {
+        self.palette || self.general
+    }
 }
 
 impl Default for Decision {
@@ -84,11 +98,11 @@ impl Default for Decision {
             gain: GAIN,
             link: None,
             seen: 0.0,
-            palette: PALETTE_RATE,
+            palette: 1.0 / PALETTE_RATE,
             ratio: PALETTE_RATIO,
             general: 1.0,
-            vain: 0,
-            skip: 0,
+            palette_patience: Patience::default(),
+            general_patience: Patience::default(),
         }
     }
 }
@@ -102,17 +116,18 @@ impl Decision {
         Self { gain, ..Self::default() }
     }
 
-    /// Whether the next chunk, of so many bytes, should be compressed.
-    pub(super) fn is_due(&mut self, bytes: usize, delivery: &dyn Fn() -> Option<Delivery>) -> bool {
+    /// By what the next chunk, of so many bytes, should be compressed.
+    pub(super) fn due(&mut self, bytes: usize, delivery: &dyn Fn() -> Option<Delivery>) -> Due {
         self.bytes = self.bytes.saturating_add(bytes);
         if self.bytes < WARM_UP {
-            return false;
+            return Due::NONE;
         }
-        if self.skip != 0 {
-            self.skip -= 1;
-            return false;
+        let mut due =
+            Due { palette: self.palette_patience.is_over(), general: self.general_patience.is_over() };
+        if !due.any() {
+            return Due::NONE;
         }
-        let Some(seen) = delivery() else { return false };
+        let Some(seen) = delivery() else { return Due::NONE };
         if seen.rate != self.seen {
             self.seen = seen.rate;
             // Seconds are averaged, not rates: single ones are far too high, when buffers on the way take a burst.
@@ -125,23 +140,22 @@ impl Decision {
             };
         }
         // What is not used is not measured either: what was is forgotten, and tried again one day.
-        let palette = self.palette_pays();
-        if !palette {
-            self.palette += FORGET * (PALETTE_RATE - self.palette);
+        if !self.palette_pays() {
+            self.palette += FORGET * (1.0 / PALETTE_RATE - self.palette);
             self.ratio += FORGET * (PALETTE_RATIO - self.ratio);
+            due.palette = false;
         }
-        let general = self.pays(GENERAL_BEST, GENERAL_DECODE_RATE, 0.0);
-        if !general {
+        if !self.pays(1.0 / GENERAL_BEST, GENERAL_DECODE_RATE, 0.0) {
             self.general += FORGET * (1.0 - self.general);
+            due.general = false;
         }
-        palette || general
+        due
     }
 
-    /// Whether a byte arrives sooner if it is compressed first, sent then, to so much, and decoded at last, at these
-    /// rates. Lanes that share a link need not ask each other: each sees its share of the link, and what is left of a
-    /// core for it.
-    fn pays(&self, rate: f64, decode_rate: f64, ratio: f64) -> bool {
-        let codec = 1.0 / rate;
+    /// Whether a byte arrives sooner if it is compressed first, in so many seconds, sent then, and decoded at last.
+    /// Lanes that share a link need not ask each other: each sees its share of the link, and what is left of a core
+    /// for it.
+    fn pays(&self, codec: f64, decode_rate: f64, ratio: f64) -> bool {
         self.link.is_some_and(|cost| {
             let gain = if codec < LITTLE * cost { GAIN } else { self.gain };
             codec + ratio * cost + 1.0 / decode_rate < (1.0 - gain) * cost
@@ -157,25 +171,29 @@ impl Decision {
     }
 
     pub(super) fn general_pays(&self, estimate: Measure) -> bool {
-        self.pays(estimate.rate() * self.general, GENERAL_DECODE_RATE, estimate.ratio())
+        self.pays(estimate.cost() * self.general, GENERAL_DECODE_RATE, estimate.ratio())
     }
 
     pub(super) fn learn_palette(&mut self, whole: Measure) {
-        self.palette = mix(self.palette, whole.rate());
+        self.palette = mix(self.palette, whole.cost());
         self.ratio = mix(self.ratio, whole.ratio());
-        self.vain = 0;
+        self.palette_patience.rewarded();
     }
 
     pub(super) fn learn_general(&mut self, estimate: Measure, whole: Measure) {
-        self.general = mix(self.general, whole.rate() / estimate.rate());
-        self.vain = 0;
+        self.general = mix(self.general, whole.cost() / estimate.cost());
+        self.general_patience.rewarded();
     }
 
-    /// A chunk was looked at and goes as it is. The codecs were not at fault: only the data are judged, by leaving
-    /// some alone.
-    pub(super) fn in_vain(&mut self) {
-        self.skip = 1 << self.vain;
-        self.vain = (self.vain + 1).min(MOST_VAIN);
+    /// The palette was tried on a chunk of so many bytes, and was of no use. It was not at fault: only the data are
+    /// judged, by leaving some alone.
+    pub(super) fn palette_in_vain(&mut self, bytes: usize, seconds: f64) {
+        self.palette_patience.in_vain(seconds, self.link.unwrap_or(1.0) * bytes as f64);
+    }
+
+    /// The same of the general codec.
+    pub(super) fn general_in_vain(&mut self, bytes: usize, seconds: f64) {
+        self.general_patience.in_vain(seconds, self.link.unwrap_or(1.0) * bytes as f64);
     }
 }
 
@@ -190,13 +208,13 @@ mod tests {
     #[test]
     fn slow_links_get_fewer_bytes_and_fast_ones_no_delay() {
         let due = |decision: &mut Decision, rate, is_limit| {
-            decision.is_due(1, &|| Some(Delivery { rate, is_limit }))
+            decision.due(1, &|| Some(Delivery { rate, is_limit })).any()
         };
         assert!(!due(&mut Decision::default(), 1e8, true), "nothing is known yet");
         assert!(due(&mut warm(), 1.5e8, true));
         assert!(!due(&mut warm(), 6e9, true), "faster than the codec");
         assert!(!due(&mut warm(), 1e8, false), "slow because there was little to send");
-        assert!(!warm().is_due(1, &|| None), "nothing is known at all");
+        assert!(!warm().due(1, &|| None).any(), "nothing is known at all");
         // Once compressed there is less to send, which says nothing against the link.
         let mut decision = warm();
         assert!(due(&mut decision, 2e8, true) && due(&mut decision, 1e7, false));
@@ -206,7 +224,7 @@ mod tests {
         // A codec that turns out slow, or data that hardly shrink.
         let seen = |rate: f64| Decision { link: Some(1.0 / rate), ..Decision::default() };
         assert!(seen(2e8).palette_pays());
-        assert!(!Decision { palette: 1e8, ..seen(2e8) }.palette_pays());
+        assert!(!Decision { palette: 1e-8, ..seen(2e8) }.palette_pays());
         assert!(!Decision { ratio: 0.85, ..seen(1.2e9) }.palette_pays());
         // Where cores are few it must gain more, unless it takes next to nothing of them.
         let few = |rate| Decision { gain: GAIN_ON_FEW_CORES, ratio: 0.6, ..seen(rate) };
@@ -243,7 +261,7 @@ mod tests {
         let mut decision = Decision::default();
         let burst = |decision: &mut Decision, codec: f64, seen: Option<Delivery>| {
             let due = (0..CHUNKS).filter(|_| {
-                let due = decision.is_due(256 << 10, &|| seen);
+                let due = decision.due(256 << 10, &|| seen).palette;
                 if due {
                     let seconds = f64::from(256 << 10) / codec;
                     decision.learn_palette(Measure { bytes: 256 << 10, encoded: 66 << 10, seconds });

@@ -15,6 +15,7 @@ mod buffers;
 mod decision;
 mod expander;
 mod kernel;
+mod patience;
 
 use std::time::Instant;
 
@@ -24,7 +25,7 @@ use fusewire_wire::{general, palette};
 
 use crate::bulk::{Delivery, OutChunk, RawSlice};
 use buffers::Buffers;
-use decision::{Decision, Measure, PALETTE_RATIO};
+use decision::{Decision, Due, Measure, PALETTE_RATIO};
 pub use expander::Expander;
 pub use kernel::kernel;
 
@@ -94,14 +95,17 @@ impl Compressor {
         if length < encoded::LEAST_BYTES || chunk.header.decoded != 0 {
             return None;
         }
-        if self.mode == Compress::Auto && !self.decision.is_due(length, delivery) {
+        let due = match self.mode {
+            Compress::Auto => self.decision.due(length, delivery),
+            _ => Due::BOTH,
+        };
+        if !due.any() {
             return None;
         }
         let mut buffer = self.buffers.take(encoded::room(length))?;
         // SAFETY: the payload stays valid and unchanged until the lane reports it sent: `RawSlice::new`.
         let source = unsafe { std::slice::from_raw_parts(chunk.payload.start(), length) };
-        let Some(encoded) = self.encode(source, &mut buffer) else {
-            self.decision.in_vain();
+        let Some(encoded) = self.encode(due, source, &mut buffer) else {
             self.buffers.put(buffer);
             return None;
         };
@@ -117,36 +121,47 @@ impl Compressor {
 
     /// First the palette, which is quicker, and made for pixels, which are most of what training sends; unless there
     /// are so many runs that the general codec leaves less than the palette could.
-    fn encode(&mut self, source: &[u8], out: &mut [u8]) -> Option<usize> {
-        let early = general::is_largely_runs(source).then(|| look(source));
+    fn encode(&mut self, due: Due, source: &[u8], out: &mut [u8]) -> Option<usize> {
+        let early = (due.general && general::is_largely_runs(source)).then(|| look(source));
         if let Some(estimate) = early
             && estimate.ratio() < PALETTE_RATIO
             && let Some(encoded) = self.by_general(estimate, source, out)
         {
             return Some(encoded);
         }
-        self.by_palette(source, out)
-            .or_else(|| self.by_general(early.unwrap_or_else(|| look(source)), source, out))
+        if due.palette
+            && let Some(encoded) = self.by_palette(source, out)
+        {
+            return Some(encoded);
+        }
+        if !due.general {
+            return None;
+        }
+        self.by_general(early.unwrap_or_else(|| look(source)), source, out)
     }
 
     fn by_palette(&mut self, source: &[u8], out: &mut [u8]) -> Option<usize> {
-        if self.mode == Compress::Auto && !self.decision.palette_pays() {
-            return None;
-        }
         let since = Instant::now();
-        let encoded = encoded::tagged(Codec::Palette, out, |body| self.palette.encode(source, body))?;
-        self.decision.learn_palette(measure(source.len(), encoded, since));
-        Some(encoded)
+        let encoded = encoded::tagged(Codec::Palette, out, |body| self.palette.encode(source, body));
+        match encoded {
+            Some(encoded) => self.decision.learn_palette(measure(source.len(), encoded, since)),
+            None => self.decision.palette_in_vain(source.len(), since.elapsed().as_secs_f64()),
+        }
+        encoded
     }
 
     fn by_general(&mut self, estimate: Measure, source: &[u8], out: &mut [u8]) -> Option<usize> {
         if self.mode == Compress::Auto && !self.decision.general_pays(estimate) {
+            self.decision.general_in_vain(source.len(), estimate.seconds);
             return None;
         }
         let since = Instant::now();
-        let encoded = encoded::encode(Codec::General, source, out)?;
-        self.decision.learn_general(estimate, measure(source.len(), encoded, since));
-        Some(encoded)
+        let encoded = encoded::encode(Codec::General, source, out);
+        match encoded {
+            Some(encoded) => self.decision.learn_general(estimate, measure(source.len(), encoded, since)),
+            None => self.decision.general_in_vain(source.len(), since.elapsed().as_secs_f64()),
+        }
+        encoded
     }
 
     /// Seconds that the link takes for a byte, if that is known.
@@ -310,10 +325,18 @@ mod tests {
         let mut compressor = Compressor::new(Compress::Auto);
         let mut looks = 0;
         for _ in 0..200 {
-            looks += usize::from(compressor.decision.skip == 0);
-            assert_eq!(sent(&mut compressor, &source, 1e8), source.len());
+            let asked = std::cell::Cell::new(0);
+            let slow = || {
+                asked.set(1);
+                Some(Delivery { rate: 1e5, is_limit: true })
+            };
+            let out = compressor.prepare(chunk(&source), &slow);
+            assert_eq!(out.header.decoded, 0);
+            compressor.sent();
+            // Nobody asks for the link's rate who is not going to look.
+            looks += asked.get();
         }
-        assert!((5..15).contains(&looks), "{looks} looks at 200 chunks");
+        assert!((5..20).contains(&looks), "{looks} looks at 200 chunks");
         let pixels = pixels(1 << 20);
         let left: Vec<_> = (0..40).map(|_| sent(&mut compressor, &pixels, 1e5)).collect();
         assert!(left.last().is_some_and(|bytes| *bytes < pixels.len() / 3), "and is found when it comes");
