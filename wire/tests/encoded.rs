@@ -66,7 +66,7 @@ fn sparse_data_and_padded_tokens_shrink() {
         // What the look at a few places has said of it: not much else, and rather more.
         let (looked_at, left) = estimate(&source);
         let (said, is) = (left as f64 / looked_at as f64, encoded.len() as f64 / source.len() as f64);
-        assert!(said > 0.8 * is && said < 1.3 * is + 0.05, "{what}: {said} was expected, it is {is}");
+        assert!(said > 0.8 * is && said < 1.3 * is + 0.1, "{what}: {said} was expected, it is {is}");
     }
 }
 
