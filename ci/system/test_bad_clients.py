@@ -389,15 +389,15 @@ def test_images_that_are_none(server, session, image):
 
 @pytest.mark.parametrize("header", [
     pytest.param((0xBAD, 16, 0, 0, 0, 0), id="a wrong magic"),
-    pytest.param((wire.CHUNK_MAGIC, 0xFFFFFFFF, 0, 0, 0, 0), id="4 GiB"),
-    pytest.param((wire.CHUNK_MAGIC, 16, 7, 0, 0, 0), id="an unknown kind"),
-    pytest.param((wire.CHUNK_MAGIC, 16, 1, 0, 0, 0), id="the wrong direction"),
-    pytest.param((wire.CHUNK_MAGIC, 16, 0, 0, 5, 0), id="out of order"),
-    pytest.param((wire.CHUNK_MAGIC, 16, 0, 0, TOP, 0), id="chunk 2^63"),
-    pytest.param((wire.CHUNK_MAGIC, 16, 0, 0, 0, TOP), id="an offset of 2^63"),
-    pytest.param((wire.CHUNK_MAGIC, 16, 0, 16, 0, 0), id="compressed to no less"),
-    pytest.param((wire.CHUNK_MAGIC, 16, 0, 0xFFFFFFFF, 0, 0), id="compressed from 4 GiB"),
-    pytest.param((wire.CHUNK_MAGIC, 16, 0, 4096, 0, 0), id="compressed by nobody"),
+    pytest.param((wire.CHUNK_MAGIC, 0xFFFFFFFF, 0, 0, 0, 0, 0), id="4 GiB"),
+    pytest.param((wire.CHUNK_MAGIC, 16, 7, 0, 0, 0, 0), id="an unknown kind"),
+    pytest.param((wire.CHUNK_MAGIC, 16, 1, 0, 0, 0, 0), id="the wrong direction"),
+    pytest.param((wire.CHUNK_MAGIC, 16, 0, 0, 0, 5, 0), id="of a copy to the host"),
+    pytest.param((wire.CHUNK_MAGIC, 16, 0, 0, TOP, 0, 0), id="chunk 2^63"),
+    pytest.param((wire.CHUNK_MAGIC, 16, 0, 0, 0, 0, TOP), id="an offset of 2^63"),
+    pytest.param((wire.CHUNK_MAGIC, 16, 0, 16, 0, 0, 0), id="compressed to no less"),
+    pytest.param((wire.CHUNK_MAGIC, 16, 0, 0xFFFFFFFF, 0, 0, 0), id="compressed from 4 GiB"),
+    pytest.param((wire.CHUNK_MAGIC, 16, 0, 4096, 0, 0, 0), id="compressed by nobody"),
 ])
 def test_malformed_chunks(server, session, header):
     session.lanes[0].sendall(wire.CHUNK.pack(*header) + bytes(16))
@@ -409,7 +409,7 @@ def test_malformed_chunks(server, session, header):
 def test_chunks_without_credit(server, session):
     try:
         for number in range(session.h2d_slots + 2):
-            session.lanes[0].sendall(wire.CHUNK.pack(wire.CHUNK_MAGIC, 16, 0, 0, number, 0) + bytes(16))
+            session.lanes[0].sendall(wire.CHUNK.pack(wire.CHUNK_MAGIC, 16, 0, 0, number, 0, 0) + bytes(16))
     except ConnectionError:
         pass
     reason, _ = session.ended()

@@ -15,7 +15,7 @@ HELLO = struct.Struct("<8sIIQQQIIII")
 WELCOME = struct.Struct("<8sIIQQQIIIIQQII")
 FRAME = struct.Struct("<HBBIIIQQ")
 RECORD = struct.Struct("<HHI")
-CHUNK = struct.Struct("<IIIIQQ")
+CHUNK = struct.Struct("<IIIIQQQ")
 FRAME_MAGIC = 0x4657
 CHUNK_MAGIC = 0x4B4C5542
 

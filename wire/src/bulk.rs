@@ -36,7 +36,7 @@ pub struct ChunkHeader {
     pub bytes: u32,
     /// A [`ChunkKind`].
     pub kind: u32,
-    /// 0, or the payload is compressed (`palette`) and comes to this many bytes.
+    /// 0, or the payload is compressed (`encoded`) and comes to this many bytes.
     pub decoded: u32,
     /// The chunk's number in the session, of those that go this way.
     pub number: u64,

@@ -22,7 +22,7 @@ const COMMAND_UNSENT: u32 = 256 << 10;
 
 /// The same on a bulk lane to another host. What the kernel has taken, and the network has not, no quicker lane can
 /// take over, and everybody waits for the slowest.
-const BULK_UNSENT: u32 = 64 << 10;
+const BULK_UNSENT: u32 = 128 << 10;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
@@ -67,9 +67,7 @@ impl Socket {
             Use::Bulk if same_host => set_large_buffers(&fd, BULK_BUFFER_SAME_HOST),
             Use::Bulk => {
                 set_large_buffers(&fd, BULK_BUFFER);
-                let unsent =
-                    std::env::var("FW_LOWAT").ok().and_then(|v| v.parse().ok()).unwrap_or(BULK_UNSENT);
-                let _ = socket.set_tcp_notsent_lowat(unsent);
+                let _ = socket.set_tcp_notsent_lowat(BULK_UNSENT);
             }
         }
         let peer = there.map_or_else(|| "a local socket".to_owned(), |address| address.to_string());

@@ -292,7 +292,8 @@ impl BulkSink for Sink {
         }
         let pinned = &self.shared.pinned;
         let decoded = header.decoded == 0 || header.decoded > header.bytes;
-        if header.kind != ChunkKind::HostToDevice as u32 || !decoded || header.offset != 0 {
+        let elsewhere = header.offset != 0 || header.copy != 0;
+        if header.kind != ChunkKind::HostToDevice as u32 || !decoded || elsewhere {
             return Err(self.refuse(format!("a bulk chunk with a header that makes no sense: {header:?}")));
         }
         let bytes = header.contents();

@@ -37,9 +37,16 @@ const PATIENCE: Duration = Duration::from_millis(20);
 pub(crate) struct Staging {
     /// Where the slots begin; `None`: the server would not have them.
     base: OnceLock<Option<u64>>,
-    /// Addresses of slots that nobody uses.
-    free: Mutex<Vec<u64>>,
+    free: Mutex<Free>,
     given: Condvar,
+}
+
+#[derive(Default)]
+struct Free {
+    /// Addresses of slots that nobody uses. The one that came last is taken first: it may still be in the cache.
+    slots: Vec<u64>,
+    /// Callers that wait for one.
+    waiting: usize,
 }
 
 impl Staging {
@@ -47,14 +54,14 @@ impl Staging {
     fn is_there(&self, runtime: &Runtime) -> bool {
         let make = || {
             let base = shared::staging_pages(runtime, (SLOT * SLOTS) as u64)?;
-            lock(&self.free).extend((0..SLOTS).map(|slot| base + (slot * SLOT) as u64));
+            lock(&self.free).slots.extend((0..SLOTS).map(|slot| base + (slot * SLOT) as u64));
             Some(base)
         };
         self.base.get_or_init(make).is_some()
     }
 
     fn try_take(&self) -> Option<u64> {
-        lock(&self.free).pop()
+        lock(&self.free).slots.pop()
     }
 
     /// A slot, waited for a little.
@@ -62,21 +69,29 @@ impl Staging {
         let until = Instant::now() + PATIENCE;
         let mut free = lock(&self.free);
         loop {
-            if let Some(slot) = free.pop() {
+            if let Some(slot) = free.slots.pop() {
                 return Some(slot);
             }
             let left = until.checked_duration_since(Instant::now())?;
             // What gives slots back may not have left yet.
             runtime.session.hurry();
             runtime.session.wake();
+            free.waiting += 1;
             free = self.given.wait_timeout(free, left).unwrap_or_else(PoisonError::into_inner).0;
+            free.waiting -= 1;
         }
     }
 
     /// A slot is free again. For any thread; never waits.
     pub(crate) fn give(&self, slot: u64) {
-        lock(&self.free).push(slot);
-        self.given.notify_one();
+        let mut free = lock(&self.free);
+        free.slots.push(slot);
+        let waiting = free.waiting;
+        drop(free);
+        // A system call even with nobody to wake.
+        if waiting != 0 {
+            self.given.notify_one();
+        }
     }
 }
 
