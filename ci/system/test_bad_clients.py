@@ -388,7 +388,7 @@ def test_images_that_are_none(server, session, image):
 
 
 @pytest.mark.parametrize("header", [
-    pytest.param((0xBAD, 16, 0, 0, 0, 0), id="a wrong magic"),
+    pytest.param((0xBAD, 16, 0, 0, 0, 0, 0), id="a wrong magic"),
     pytest.param((wire.CHUNK_MAGIC, 0xFFFFFFFF, 0, 0, 0, 0, 0), id="4 GiB"),
     pytest.param((wire.CHUNK_MAGIC, 16, 7, 0, 0, 0, 0), id="an unknown kind"),
     pytest.param((wire.CHUNK_MAGIC, 16, 1, 0, 0, 0, 0), id="the wrong direction"),
