@@ -78,3 +78,35 @@ release(side)
 driver.synchronize(c_void_p(1))
 assert read(side) == {2}, "now told of, and not there"
 """, "asynchronous", size, limit=60)
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_copies_into_the_same_memory_come_in_order(server, streams):
+    """However they travel: the short ones with the answers, the long ones on several connections at once."""
+    run(server, """
+import ctypes, random, sys, driver
+from ctypes import byref, c_size_t, c_uint64, c_ubyte, c_void_p
+driver.start()
+streams = [driver.stream() for _ in range(int(sys.argv[1]))]
+event = c_void_p()
+driver.call("cuEventCreate", byref(event), 2)
+size = 3 << 20
+memory, seen = driver.alloc(size), driver.pinned(size)
+expected = bytearray(size)
+random.seed(7)
+for value in range(1, 200):
+    stream = streams[value % len(streams)]
+    driver.call("cuStreamWaitEvent", stream, event, 0)
+    length = random.choice([4, 4096, 60_000, 70_000, 200_000, 1 << 20, size])
+    offset = random.randrange(size - length + 1)
+    driver.call("cuMemsetD8Async", c_uint64(memory), c_ubyte(value), c_size_t(length), stream)
+    to = ctypes.addressof(seen) + offset
+    driver.call("cuMemcpyDtoHAsync_v2", c_void_p(to), c_uint64(memory), c_size_t(length), stream)
+    driver.call("cuEventRecord", event, stream)
+    expected[offset:offset + length] = bytes([value]) * length
+    if random.random() < 0.1:
+        driver.synchronize(stream)
+        assert bytes(seen) == expected, value
+driver.call("cuCtxSynchronize")
+assert bytes(seen) == expected
+""", str(streams))

@@ -153,6 +153,7 @@ driver! {
         fn cuEventElapsedTime(milliseconds: *mut f32, start: CUevent, end: CUevent);
         fn cuEventElapsedTime_v2(milliseconds: *mut f32, start: CUevent, end: CUevent);
         fn cuEventSynchronize(event: CUevent);
+        fn cuEventQuery(event: CUevent);
         fn cuLaunchHostFunc(stream: CUstream, function: HostFunction, data: *mut c_void);
 
         fn cuModuleGetGlobal_v2(address: *mut CUdeviceptr, bytes: *mut usize, module: CUmodule, name: *const c_char);

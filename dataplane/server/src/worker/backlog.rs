@@ -14,9 +14,9 @@ use std::ops::Range;
 
 use fusewire_wire::ops::table::{
     BlobEncoded, BlobNamed, BlobPart, BlockMap, BlockUnmap, CaptureBegin, CopyIn, CopyInInline, CopyOut,
-    CopyRect, CopyWithin, CtxSynchronize, EventCreate, EventDestroy, EventElapsed, EventRecord, Fence,
-    FuncGetAttribute, GraphLaunch, HostFunc, HostFuncDone, HostUnshare, HostWrite, Launch, LaunchEx, MemInfo,
-    Memset, Occupancy, StreamCreate, StreamDefault, StreamDestroy, StreamQuery, StreamSynchronize,
+    CopyRect, CopyWithin, CtxSynchronize, EventCreate, EventDestroy, EventElapsed, EventQuery, EventRecord,
+    Fence, FuncGetAttribute, GraphLaunch, HostFunc, HostFuncDone, HostUnshare, HostWrite, Launch, LaunchEx,
+    MemInfo, Memset, Occupancy, StreamCreate, StreamDefault, StreamDestroy, StreamQuery, StreamSynchronize,
     StreamWaitEvent, StreamWaitValue, StreamWriteValue,
 };
 use fusewire_wire::ops::{Call, Record, Replies, Status};
@@ -59,6 +59,7 @@ const NEVER_WAIT: &[u16] = &[
     EventDestroy::CODE,
     EventRecord::CODE,
     EventElapsed::CODE,
+    EventQuery::CODE,
     HostFunc::CODE,
     HostFuncDone::CODE,
     BlobEncoded::CODE,

@@ -1,17 +1,31 @@
 //! Events: made, recorded, timed. That one has been reached is learned by a ticket behind its record
-//! ([`super::streams`]).
+//! ([`super::streams`]). A silent record has none: tickets cost the GPU something, and programs order streams by
+//! events for which they never ask. Should one ask all the same, the driver is asked, until the event is reached.
 
+use cudarc::driver::sys::CUevent;
 use fusewire_wire::ops::table::{EventCreate, EventElapsed, EventRecord};
-use fusewire_wire::ops::{Call, Status};
+use fusewire_wire::ops::{Call, Nothing, Status};
 
 use super::gpu::{Event, Gpu};
 use super::streams::Then;
-use crate::driver::{INVALID_VALUE, NOT_SUPPORTED};
+use crate::driver::{INVALID_VALUE, NOT_READY, NOT_SUPPORTED};
 
 /// Flags of cuEventCreate that are carried: blocking waits, no timing.
 const EVENT_FLAGS: u32 = 1 | 2;
 /// Flag of cuEventCreate that cannot be carried.
 const EVENT_INTERPROCESS: u32 = 4;
+/// Events that may be watched at once: more than a program has threads that ask.
+const MOST_WATCHED: usize = 1 << 16;
+
+/// An event that was not reached when the client asked.
+#[derive(Debug)]
+pub(super) struct Watched {
+    handle: u64,
+    raw: CUevent,
+    pub(super) context: u64,
+    /// The question.
+    number: u64,
+}
 
 impl Gpu {
     pub(super) fn event_create(&mut self, record: &EventCreate) -> Result<(), Status> {
@@ -33,6 +47,8 @@ impl Gpu {
 
     pub(super) fn event_destroy(&mut self, handle: u64) -> Result<(), Status> {
         let event = self.events.take(handle)?;
+        // Nobody can ask for it any more; who did is let go.
+        self.give_watches_up(|watched| watched.handle == handle, 0);
         self.enter(event.context)?;
         // SAFETY: ours; the driver keeps it for as long as streams need it.
         let status = unsafe { self.d.cuEventDestroy_v2(event.raw) };
@@ -55,7 +71,87 @@ impl Gpu {
             }
         };
         self.ok(status)?;
-        if capturing { Ok(()) } else { self.after(id, Then::Done { number: call.number }) }
+        if capturing || record.silent != 0 {
+            Ok(())
+        } else {
+            self.after(id, Then::Done { number: call.number })
+        }
+    }
+
+    pub(super) fn event_query(&mut self, call: Call, handle: u64) -> Result<Nothing, Status> {
+        let (raw, context) = self.events.get(handle).map(|event| (event.raw, event.context))?;
+        self.enter(context)?;
+        // SAFETY: a live event. A query does not wait.
+        let status = unsafe { self.d.cuEventQuery(raw) };
+        if status == NOT_READY {
+            if self.watched.len() >= MOST_WATCHED {
+                self.misbehave(format!("it asked for {MOST_WATCHED} events at once"));
+            }
+            self.awaited += 1;
+            self.watched.push(Watched { handle, raw, context, number: call.number });
+        }
+        self.ok(status)?;
+        // What its stream has brought goes first.
+        self.poll();
+        self.flush_printed(raw);
+        Ok(Nothing {})
+    }
+
+    /// Takes out the watched events that are reached, with what the driver says of them.
+    pub(super) fn reached(&mut self) -> Vec<(Watched, Status)> {
+        let mut reached = Vec::new();
+        if self.watched.is_empty() {
+            return reached;
+        }
+        let concerned = self.concerned;
+        let mut at = 0;
+        while let Some(&Watched { raw, context, .. }) = self.watched.get(at) {
+            let status = match self.enter(context) {
+                // SAFETY: a live event: who destroys it ends its being watched.
+                Ok(_) => unsafe { self.d.cuEventQuery(raw) },
+                Err(status) => status,
+            };
+            if status == NOT_READY {
+                at += 1;
+                continue;
+            }
+            self.awaited = self.awaited.saturating_sub(1);
+            reached.push((self.watched.swap_remove(at), status));
+        }
+        self.concerned = concerned;
+        reached
+    }
+
+    /// Tells the client of events that are reached.
+    pub(super) fn tell(&mut self, reached: Vec<(Watched, Status)>) {
+        let concerned = self.concerned;
+        for (Watched { raw, context, number, .. }, status) in reached {
+            if status == 0 {
+                self.flush_printed(raw);
+            } else if self.enter(context).is_ok() {
+                // A fault, which concerns the whole context.
+                let _ = self.ok(status);
+            }
+            self.out.done(number, status);
+        }
+        self.concerned = concerned;
+    }
+
+    /// Nobody will hear of these events from the driver any more.
+    pub(super) fn give_watches_up(&mut self, which: impl Fn(&Watched) -> bool, status: Status) {
+        for watched in self.watched.extract_if(.., |watched| which(watched)) {
+            self.awaited = self.awaited.saturating_sub(1);
+            self.out.done(watched.number, status);
+        }
+    }
+
+    /// What was printed before an event that is reached goes out.
+    fn flush_printed(&mut self, reached: CUevent) {
+        if self.prints {
+            // SAFETY: a live event that is reached: this does not wait, it flushes.
+            unsafe { self.d.cuEventSynchronize(reached) };
+            self.forward_output();
+        }
     }
 
     pub(super) fn event_elapsed(&mut self, record: &EventElapsed) -> Result<f32, Status> {

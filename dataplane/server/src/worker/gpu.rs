@@ -18,6 +18,7 @@ use rustc_hash::FxHashMap;
 
 use super::backlog::Continuing;
 use super::bulk::Lanes;
+use super::events::Watched;
 use super::fences::Fences;
 use super::handles::{MAX_OBJECTS, Table};
 use super::hostfunc::HostFunctions;
@@ -112,6 +113,8 @@ pub(super) struct Gpu {
     /// Streams by handle.
     pub(super) stream_names: Table<StreamId>,
     pub(super) events: Table<Event>,
+    /// Events that the client has asked for and that were not reached then.
+    pub(super) watched: Vec<Watched>,
     pub(super) modules: Table<Module>,
     pub(super) libraries: Table<Library>,
     pub(super) functions: Table<Function>,
@@ -173,6 +176,7 @@ impl Gpu {
             contexts: Table::refusing_with(INVALID_CONTEXT),
             stream_names: Table::default(),
             events: Table::default(),
+            watched: Vec::new(),
             modules: Table::default(),
             libraries: Table::default(),
             functions: Table::default(),
@@ -284,7 +288,13 @@ impl Gpu {
                 self.queued = self.queued.saturating_sub(std::mem::take(&mut stream.unticketed));
             }
         }
+        self.give_watches_up(|watched| watched.context == context, status);
         self.fail_fences(context, status);
+    }
+
+    /// Whether anything waits for the GPU.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.streams.is_waiting() || !self.watched.is_empty()
     }
 
     fn objects(&self) -> usize {

@@ -248,6 +248,11 @@ impl Handler for Gpu {
         self.event_record(call, r)
     }
 
+    fn event_query(&mut self, call: Call, r: &EventQuery, _: &[u8]) -> Sync<EventQuery> {
+        self.event_query(call, r.event)?;
+        Ok(DONE)
+    }
+
     fn event_elapsed(&mut self, _: Call, r: &EventElapsed, _: &[u8]) -> Sync<EventElapsed> {
         now(ElapsedReply { milliseconds: self.event_elapsed(r)?, reserved: 0 })
     }

@@ -171,8 +171,7 @@ impl Shard {
             self.gpu.out.credit(upto);
             progress = true;
         }
-        if self.gpu.streams.is_waiting() && now.saturating_duration_since(self.gpu.fault_check) >= FAULT_CHECK
-        {
+        if self.gpu.is_waiting() && now.saturating_duration_since(self.gpu.fault_check) >= FAULT_CHECK {
             self.gpu.look_for_faults();
             self.gpu.forward_output();
         }
@@ -215,7 +214,7 @@ impl Shard {
             // The client's window is full; an acknowledgement opens it.
             return Wait::AtMost(LONGEST_PAUSE);
         }
-        if self.gpu.streams.is_waiting() || self.gpu.lanes.awaits_unwanted() || !self.kept.is_empty() {
+        if self.gpu.is_waiting() || self.gpu.lanes.awaits_unwanted() || !self.kept.is_empty() {
             let idle = self.last_progress.elapsed();
             if idle < self.spin || (self.gpu.awaited != 0 && idle < self.spin * LONGER) {
                 return Wait::No;

@@ -357,8 +357,10 @@ impl Gpu {
     /// are read before anything is told, and then all data that have come are handed over: whatever a ticket that
     /// was seen depends on had its own ticket by then.
     pub(super) fn poll(&mut self) -> bool {
-        let mut progress = false;
-        let mut due = false;
+        // Looked at first: what their streams have brought is told first, below.
+        let reached = self.reached();
+        let mut progress = !reached.is_empty();
+        let mut due = progress;
         for at in 0..self.streams.active.len() {
             let Some(&id) = self.streams.active.get(at) else { break };
             let Ok(stream) = self.streams.get_mut(id) else { continue };
@@ -392,6 +394,7 @@ impl Gpu {
                 }
             }
         }
+        self.tell(reached);
         progress
     }
 
@@ -727,6 +730,7 @@ impl Gpu {
         }
         let Self { streams, stream_names, .. } = self;
         stream_names.take_all(|id| streams.get(*id).map_or(true, |stream| stream.dying));
+        self.give_watches_up(|watched| watched.context == context, 0);
         for event in self.events.take_all(|event| event.context == context) {
             if self.enter(context).is_ok() {
                 // SAFETY: ours, and named no more.

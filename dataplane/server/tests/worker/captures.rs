@@ -19,7 +19,7 @@ fn nothing_foreign_gets_into_a_capture() {
     let gone = client.block(context, 1 << 20);
     let point = event(&mut client, context, 2);
     client.send(CaptureBegin { stream, mode: 0, reserved: 0 });
-    let recorded = client.send(EventRecord { event: point, stream, flags: 0, reserved: 0 });
+    let recorded = client.send(EventRecord { event: point, stream, flags: 0, silent: 0 });
     client.send(StreamWaitEvent { stream: joined, event: point, flags: 0, reserved: 0 });
     client.send(Memset {
         stream: joined,
@@ -32,7 +32,7 @@ fn nothing_foreign_gets_into_a_capture() {
     });
     client.copy_in_inline(joined, block + 16, &[4; 16]);
     let back = event(&mut client, context, 2);
-    client.send(EventRecord { event: back, stream: joined, flags: 0, reserved: 0 });
+    client.send(EventRecord { event: back, stream: joined, flags: 0, silent: 0 });
     client.send(StreamWaitEvent { stream, event: back, flags: 0, reserved: 0 });
     // Meanwhile, life goes on elsewhere.
     client.copy_in(free, block + 64, &[9; 100 << 10]);

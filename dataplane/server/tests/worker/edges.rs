@@ -149,7 +149,7 @@ fn captures_keep_the_data_of_edges() {
     client.launch(add, side, 4, &[a, b]);
     assert_eq!(kinds(&mut client, graph), [ORDINARY, PROGRAMMATIC, PROGRAMMATIC, PROGRAMMATIC]);
     let back = event(&mut client, context, 2);
-    client.send(EventRecord { event: back, stream: side, flags: 0, reserved: 0 });
+    client.send(EventRecord { event: back, stream: side, flags: 0, silent: 0 });
     client.send(StreamWaitEvent { stream, event: back, flags: 0, reserved: 0 });
     let update = CaptureUpdate { stream: side, dependencies: 1, flags: 1 };
     assert_eq!(client.ask_with(update, [first_node].as_bytes()).err(), Some(1), "a word is missing");

@@ -24,10 +24,10 @@ fn events_are_told_in_order_and_timed() {
     let (a, b) = (client.stream(context), client.stream(context));
     let block = client.block(context, 1 << 20);
     let (start, end) = (event(&mut client, context, 0), event(&mut client, context, 0));
-    client.send(EventRecord { event: start, stream: a, flags: 0, reserved: 0 });
+    client.send(EventRecord { event: start, stream: a, flags: 0, silent: 0 });
     client.hold_chunks = true;
     client.copy_in(a, block, &[5; 64 << 10]);
-    let recorded = client.send(EventRecord { event: end, stream: a, flags: 0, reserved: 0 });
+    let recorded = client.send(EventRecord { event: end, stream: a, flags: 0, silent: 0 });
     // The other stream waits for it.
     client.send(StreamWaitEvent { stream: b, event: end, flags: 0, reserved: 0 });
     let out = client.send(CopyOut { stream: b, source: block, bytes: 8 });

@@ -47,7 +47,7 @@ fn what_a_kernel_prints_comes_before_the_answer() {
     }
     let point = event(&mut client, context, 2);
     client.launch(print, stream, 1, &[]);
-    let recorded = client.send(EventRecord { event: point, stream, flags: 0, reserved: 0 });
+    let recorded = client.send(EventRecord { event: point, stream, flags: 0, silent: 0 });
     assert_eq!(client.point(recorded), 0);
     assert_eq!(client.printed.lines().count(), 7);
     client.launch(print, stream, 1, &[]);

@@ -92,7 +92,7 @@ fn an_ordered_fault_reaches_every_waiter() {
     let event = client.handle();
     client.send(EventCreate { event, context, flags: 2, reserved: 0 });
     client.launch(add, stream, 1, &[block, block]);
-    let record = client.send(EventRecord { event, stream, flags: 0, reserved: 0 });
+    let record = client.send(EventRecord { event, stream, flags: 0, silent: 0 });
     let out = client.send(CopyOut { stream, source: block, bytes: 1 << 20 });
     let small = client.send(CopyOut { stream, source: block, bytes: 16 });
     let fence = client.send(Fence { context, through: 0 });

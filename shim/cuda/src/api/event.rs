@@ -73,8 +73,13 @@ pub(crate) fn record_on(
     stream: &Arc<Stream>,
     flags: u32,
 ) -> Result<(), CUresult> {
-    let op = EventRecord { event: event.handle, stream: stream.handle, flags, reserved: 0 };
-    post_record(runtime, event, stream, &op, &[])
+    // What kernels did to mirrored memory is brought back with the server's word that an event is reached.
+    let silent = event.may_be_silent() && !runtime.session.owed.any() && stream.capture.load(Relaxed) == 0;
+    let op = EventRecord { event: event.handle, stream: stream.handle, flags, silent: silent.into() };
+    if !silent || note(event, stream) {
+        return post_record(runtime, event, stream, &op, &[]);
+    }
+    runtime.session.post_silent(stream, &op, |number| event.recorded_silently(number))
 }
 
 /// The event's last record is this one, on this stream. Says whether it is part of a capture.
@@ -132,6 +137,17 @@ fn refuse_captured(runtime: &Runtime, event: &Event) -> Result<(), CUresult> {
     Ok(())
 }
 
+/// The program wants to know of an event. If the server has not been told to say it, it is asked; then it will.
+///
+/// # Errors
+/// What the driver says of the event, if that is neither that it is reached nor that it is not.
+fn ask(runtime: &Runtime, event: &Arc<Event>) -> Result<(), CUresult> {
+    match event.ask().map(|record| runtime.session.query_event(event, record)) {
+        Some(Err(code)) if code != CUDA_ERROR_NOT_READY => Err(code),
+        _ => Ok(()),
+    }
+}
+
 /// What an event that is reached, or was never recorded, says.
 fn outcome(event: &Event) -> Result<(), CUresult> {
     event.context.check()?;
@@ -146,6 +162,7 @@ pub unsafe extern "C" fn cuEventQuery(event: CUevent) -> CUresult {
     runtime::call(counter!("cuEventQuery"), |runtime| {
         let event = handles::event(event)?;
         refuse_captured(runtime, &event)?;
+        ask(runtime, &event)?;
         if event.is_reached() {
             return outcome(&event);
         }
@@ -161,6 +178,7 @@ pub unsafe extern "C" fn cuEventSynchronize(event: CUevent) -> CUresult {
     runtime::call(counter!("cuEventSynchronize"), |runtime| {
         let event = handles::event(event)?;
         refuse_captured(runtime, &event)?;
+        ask(runtime, &event)?;
         if event.is_reached() {
             return outcome(&event);
         }

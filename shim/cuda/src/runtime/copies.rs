@@ -332,7 +332,7 @@ fn receive<R: fusewire_wire::ops::AsyncRecord>(
     record: &R,
 ) -> Result<(), CUresult> {
     let waiter = waits.then(Waiter::new);
-    let copy = Arc::new(CopyOut { stream: stream.clone(), bytes, landing, writes, waiter: waiter.clone() });
+    let copy = Arc::new(CopyOut::new(stream.clone(), bytes, landing, writes, waiter.clone()));
     runtime.session.bring_back()?;
     runtime.session.post_copy_out(record, copy, Room::Await)?;
     match waiter {

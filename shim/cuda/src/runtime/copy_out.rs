@@ -1,6 +1,7 @@
 //! Device-to-host copies that are under way, and where their data land.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
 use std::sync::{Arc, Mutex};
 
 use fusewire_link::RawSliceMut;
@@ -31,7 +32,13 @@ pub(crate) struct CopyOut {
     /// Host memory that is written: from the first byte to the last, with what may lie between.
     pub(crate) writes: Range<u64>,
     /// The caller, if it waits.
-    pub(crate) waiter: Option<Arc<Waiter>>,
+    waiter: Option<Arc<Waiter>>,
+    /// Earlier copies into the same memory, that were under way when this one was published.
+    before: Mutex<Vec<Arc<CopyOut>>>,
+    alone: AtomicBool,
+    /// What has come, in bytes from its beginning, and whether it is all over.
+    come: Mutex<Vec<Range<u64>>>,
+    over: AtomicBool,
 }
 
 impl Landing {
@@ -42,6 +49,26 @@ impl Landing {
 }
 
 impl CopyOut {
+    pub(crate) fn new(
+        stream: Arc<Stream>,
+        bytes: usize,
+        landing: Landing,
+        writes: Range<u64>,
+        waiter: Option<Arc<Waiter>>,
+    ) -> Self {
+        Self {
+            stream,
+            bytes,
+            landing,
+            writes,
+            waiter,
+            before: Mutex::default(),
+            alone: AtomicBool::new(true),
+            come: Mutex::default(),
+            over: AtomicBool::new(false),
+        }
+    }
+
     /// Whether the copy may write a byte of `range`.
     pub(crate) fn writes_to(&self, range: &Range<u64>) -> bool {
         self.writes.start < range.end && range.start < self.writes.end
@@ -70,6 +97,50 @@ impl CopyOut {
         // SAFETY: `room` checked the range; the source is a received record, elsewhere in memory.
         unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), room.start(), data.len()) };
         true
+    }
+
+    /// The copy is published behind others into the same memory.
+    pub(crate) fn comes_behind(&self, others: Vec<Arc<CopyOut>>) {
+        self.alone.store(others.is_empty(), Release);
+        *lock(&self.before) = others;
+    }
+
+    /// Whether nothing is still to come that belongs under these bytes.
+    pub(crate) fn is_clear(&self, offset: u64, length: usize) -> bool {
+        // What is unpacked goes to the program's memory at the end, behind all that was before.
+        let Landing::Direct(address) = self.landing else { return true };
+        if self.alone.load(Acquire) {
+            return true;
+        }
+        let start = (address as u64).saturating_add(offset);
+        let range = start..start.saturating_add(length as u64);
+        lock(&self.before).iter().all(|other| other.has_brought(&range))
+    }
+
+    /// Whether all is there that the copy brings into this range.
+    fn has_brought(&self, range: &Range<u64>) -> bool {
+        if self.over.load(Acquire) || !self.writes_to(range) {
+            return true;
+        }
+        let Landing::Direct(address) = self.landing else { return false };
+        let shared = |piece: &Range<u64>| {
+            let (start, end) = (address as u64 + piece.start, address as u64 + piece.end);
+            end.min(range.end).saturating_sub(start.max(range.start))
+        };
+        let all = shared(&(0..self.bytes as u64));
+        lock(&self.come).iter().map(shared).sum::<u64>() == all
+    }
+
+    /// Data are in their place.
+    pub(crate) fn has_come(&self, offset: u64, length: usize) {
+        lock(&self.come).push(offset..offset.saturating_add(length as u64));
+    }
+
+    /// Nothing more comes.
+    pub(crate) fn is_over(&self) {
+        self.over.store(true, Release);
+        // Or each copy would keep all that were before it.
+        lock(&self.before).clear();
     }
 
     /// All data are there, or none will come.

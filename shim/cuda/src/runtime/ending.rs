@@ -97,8 +97,15 @@ impl Session {
                 Pending::Call(waiter) | Pending::Query(waiter, _) => {
                     waiter.complete(CUDA_ERROR_DEVICE_UNAVAILABLE, Vec::new());
                 }
-                Pending::CopyOut(copy) => copy.complete(number, CUDA_ERROR_DEVICE_UNAVAILABLE),
+                Pending::CopyOut(copy) => {
+                    self.overlaps.finish(&copy, || copy.complete(number, CUDA_ERROR_DEVICE_UNAVAILABLE));
+                }
                 Pending::Event(event, _) => event.reach(number, CUDA_ERROR_DEVICE_UNAVAILABLE),
+                Pending::EventWatch(event, record) => event.reach(record, CUDA_ERROR_DEVICE_UNAVAILABLE),
+                Pending::EventQuery(waiter, event, record) => {
+                    event.reach(record, CUDA_ERROR_DEVICE_UNAVAILABLE);
+                    waiter.complete(CUDA_ERROR_DEVICE_UNAVAILABLE, Vec::new());
+                }
                 Pending::Reclaim(_) | Pending::HostFunction { .. } | Pending::Watch(_) => {}
             }
         }
@@ -169,13 +176,8 @@ mod tests {
             |first_chunk| CopyIn { stream: 16, destination: 0, bytes: source.len() as u64, first_chunk };
         let (_, sent) = session.send_bulk(&stream, slice, None, true, record).unwrap();
         let waiter = Waiter::new();
-        let copy = CopyOut {
-            stream: stream.clone(),
-            bytes: 8,
-            landing: Landing::Direct(0x1000),
-            writes: 0x1000..0x1008,
-            waiter: Some(waiter.clone()),
-        };
+        let landing = Landing::Direct(0x1000);
+        let copy = CopyOut::new(stream.clone(), 8, landing, 0x1000..0x1008, Some(waiter.clone()));
         let record = CopyOutOp { stream: 16, source: 0, bytes: 8 };
         session.post_copy_out(&record, Arc::new(copy), Room::Await).unwrap();
         session.lose("a test ends it");

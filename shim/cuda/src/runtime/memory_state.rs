@@ -549,7 +549,7 @@ mod tests {
         let context = Arc::new(Context::new(0x10, 0, true, 0, 0));
         let copy = |handle, landing, writes| {
             let stream = Arc::new(Stream::new(handle, context.clone(), StreamKind::Created, 0, 0));
-            Pending::CopyOut(Arc::new(CopyOut { stream, bytes: 64, landing, writes, waiter: None }))
+            Pending::CopyOut(Arc::new(CopyOut::new(stream, 64, landing, writes, None)))
         };
         let packed = || Landing::Packed(Mutex::new(Box::new([0; 64])), Mutex::new(None));
         let pending = [

@@ -352,13 +352,8 @@ fn pull(session: &Session, stream: &Arc<Stream>, ahead: Ahead, room: Room) -> Re
             changed.store(true, Relaxed);
         }
     };
-    let copy = CopyOut {
-        stream: stream.clone(),
-        bytes: used,
-        landing: Landing::packed(used, finish),
-        writes: mirror.start..mirror.start + used as u64,
-        waiter: None,
-    };
+    let writes = mirror.start..mirror.start + used as u64;
+    let copy = CopyOut::new(stream.clone(), used, Landing::packed(used, finish), writes, None);
     let record = CopyOutOp { stream: stream.handle, source: mirror.start, bytes: used as u64 };
     session.post_copy_out(&record, Arc::new(copy), room)
 }
@@ -512,7 +507,7 @@ mod tests {
             assert_eq!(ahead(), 1);
             for (number, pending) in lock(&session.pending).drain() {
                 let Pending::CopyOut(copy) = pending else { panic!("a copy") };
-                copy.complete(number, status);
+                session.overlaps.finish(&copy, || copy.complete(number, status));
             }
             assert_eq!(ahead(), 0);
         }

@@ -5,7 +5,7 @@
 //! * [`handles`], [`objects`] — what the program holds.
 //! * [`current`] — the calling thread's context and streams.
 //! * [`memory`], [`memory_state`], [`kept`], [`mirror`] — addresses, allocation, host memory that kernels use.
-//! * [`copies`], [`copy_out`], [`concurrency`] — how a copy travels, and when it counts as work.
+//! * [`copies`], [`copy_out`], [`overlap`], [`concurrency`] — how a copy travels, and when it counts as work.
 //! * [`images`], [`packing`] — how code gets there.
 //! * [`connect`] — how all this comes to be, at `cuInit`.
 //! * [`stats`], [`log`], [`process`] — counting, printing; fork and exit.
@@ -28,6 +28,7 @@ pub(crate) mod memory;
 pub(crate) mod memory_state;
 pub(crate) mod mirror;
 pub(crate) mod objects;
+pub(crate) mod overlap;
 pub(crate) mod packing;
 pub(crate) mod parameters;
 pub(crate) mod pending;

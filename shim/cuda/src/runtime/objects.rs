@@ -238,6 +238,11 @@ impl Stream {
         self.done.fetch_max(number, Release);
     }
 
+    /// Whether everything of the stream up to `number` is known to be finished.
+    pub(crate) fn has_finished(&self, number: u64) -> bool {
+        self.done.load(Acquire).max(self.context.done.load(Acquire)) >= number
+    }
+
     /// Whether everything issued to the stream so far is known to be finished.
     ///
     /// An operation on the legacy stream comes after all earlier ones on streams that block with it, and
@@ -303,7 +308,16 @@ pub(crate) struct Event {
     /// Number of the last record that is known to be reached; with `recorded`, the fast path of a query.
     pub(crate) reached: AtomicU64,
     pub(crate) recorded: AtomicU64,
+    /// How often it was recorded, as far as that matters.
+    records: AtomicU32,
+    /// The program has asked whether it is reached, once at least.
+    asked: AtomicBool,
+    /// Number of the last record, if the server says nothing of it and has not been asked.
+    silent: AtomicU64,
 }
+
+/// Records of an event after which it seems that the program will never ask for it.
+const RECORDS_UNASKED: u32 = 3;
 
 #[derive(Default)]
 pub(crate) struct EventState {
@@ -342,7 +356,48 @@ impl Event {
             changed: std::sync::Condvar::new(),
             reached: AtomicU64::new(0),
             recorded: AtomicU64::new(0),
+            records: AtomicU32::new(0),
+            asked: AtomicBool::new(false),
+            silent: AtomicU64::new(0),
         }
+    }
+
+    /// Whether the next record need not be told of: the event cannot be timed, and has been recorded again and again
+    /// without the program's asking for it. It orders streams.
+    pub(crate) fn may_be_silent(&self) -> bool {
+        if self.flags & DISABLE_TIMING == 0 || self.asked.load(Relaxed) {
+            return false;
+        }
+        let records = self.records.load(Relaxed);
+        if records < RECORDS_UNASKED {
+            self.records.store(records + 1, Relaxed);
+        }
+        records >= RECORDS_UNASKED
+    }
+
+    /// The last record is this one, of which the server says nothing.
+    pub(crate) fn recorded_silently(&self, number: u64) {
+        self.silent.store(number, Relaxed);
+        self.recorded.store(number, std::sync::atomic::Ordering::Release);
+    }
+
+    /// The program asks. Gives the record for which the server has to be asked, if there is one.
+    pub(crate) fn ask(&self) -> Option<u64> {
+        if !self.asked.load(Relaxed) {
+            self.asked.store(true, Relaxed);
+        }
+        let silent = self.silent.load(Relaxed);
+        if silent == 0 || self.is_reached() {
+            return None;
+        }
+        let stream = self.state.lock().unwrap_or_else(PoisonError::into_inner).stream.clone();
+        if stream.is_some_and(|stream| stream.has_finished(silent)) {
+            self.reach(silent, CUDA_SUCCESS);
+            return None;
+        }
+        // One of those who ask at the same time does it for all.
+        let first = self.silent.compare_exchange(silent, 0, Relaxed, Relaxed).is_ok();
+        (first && silent == self.recorded.load(Relaxed)).then_some(silent)
     }
 
     pub(crate) fn is_reached(&self) -> bool {

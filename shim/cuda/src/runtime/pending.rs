@@ -19,6 +19,10 @@ pub(crate) enum Pending {
     CopyOut(Arc<CopyOut>),
     /// An event record to be reached.
     Event(Arc<Event>, Arc<Stream>),
+    /// A silent record of that number, for which the program has asked. The caller waits for the answer.
+    EventQuery(Arc<Waiter>, Arc<Event>, u64),
+    /// The same, once the answer was that it is not reached.
+    EventWatch(Arc<Event>, u64),
     /// Freed memory to be used again.
     Reclaim(Reclaim),
     /// A function to be run here when its stream gets there. Stays pending for each replay if `again`.

@@ -330,6 +330,14 @@ impl Events {
                     }
                     waiter.complete(reply.status, Vec::new());
                 }
+                Some(Pending::EventQuery(waiter, event, record)) => {
+                    if reply.status == CUDA_ERROR_NOT_READY {
+                        lock(&session.pending).insert(reply.number, Pending::EventWatch(event, record));
+                    } else {
+                        event.reach(record, reply.status);
+                    }
+                    waiter.complete(reply.status, Vec::new());
+                }
                 _ => {}
             },
             Event::Done(done, _) => self.done(done.number, done.status),
@@ -344,6 +352,11 @@ impl Events {
                 match self.pending(failed.number) {
                     Some(Pending::CopyOut(copy)) => self.copied(&copy, failed.number, failed.status),
                     Some(Pending::Event(event, _)) => event.reach(failed.number, failed.status),
+                    Some(Pending::EventWatch(event, record)) => event.reach(record, failed.status),
+                    Some(Pending::EventQuery(waiter, event, record)) => {
+                        event.reach(record, failed.status);
+                        waiter.complete(failed.status, Vec::new());
+                    }
                     Some(Pending::Call(waiter) | Pending::Query(waiter, _)) => {
                         waiter.complete(failed.status, Vec::new());
                     }
@@ -372,7 +385,11 @@ impl Events {
                     _ => None,
                 };
                 if let (Some(copy), Some(bytes)) = (copy, bytes.get(..data.bytes as usize)) {
-                    copy.place(data.offset, bytes);
+                    if !copy.is_clear(data.offset, bytes.len()) {
+                        session.overlaps.keep(&copy, data.offset, bytes.to_vec());
+                    } else if copy.place(data.offset, bytes) {
+                        session.overlaps.landed(&copy, data.offset, bytes.len());
+                    }
                 }
             }
             Event::HostCall(call, _) => self.host.call(call.number),
@@ -394,6 +411,11 @@ impl Events {
                     stream.finished(number);
                 }
                 event.reach(number, status);
+            }
+            Some(Pending::EventWatch(event, record)) => event.reach(record, status),
+            Some(Pending::EventQuery(waiter, event, record)) => {
+                event.reach(record, status);
+                waiter.complete(status, Vec::new());
             }
             Some(Pending::Reclaim(reclaim)) => memory_state::reclaim(reclaim),
             Some(Pending::Call(waiter) | Pending::Query(waiter, _)) => waiter.complete(status, Vec::new()),
@@ -419,7 +441,7 @@ impl Events {
     /// Ends a copy into host memory. It stays pending until it has been unpacked: who frees the memory, or looks
     /// for what writes there, finds it until then.
     fn copied(&self, copy: &CopyOut, number: u64, status: u32) {
-        copy.complete(number, status);
+        self.session.overlaps.finish(copy, || copy.complete(number, status));
         if lock(&self.session.pending).remove(&number).is_some() {
             self.session.copies_out.fetch_sub(1, Release);
         }
@@ -438,6 +460,8 @@ pub(crate) struct Landings {
     /// The copy that a chunk is being received for: its buffer stays until the chunk has landed, whatever
     /// becomes of the copy meanwhile.
     receiving: Option<Arc<CopyOut>>,
+    /// Where it is received, if something has to be in the program's memory first.
+    aside: Option<Vec<u8>>,
     compressor: Compressor,
     expander: Expander,
 }
@@ -446,7 +470,7 @@ impl Landings {
     pub(crate) fn new(session: Arc<Session>, lane: usize, compress: Compress) -> Self {
         session.lane_opened();
         let (compressor, expander) = (Compressor::new(compress), Expander::default());
-        Self { session, lane, receiving: None, compressor, expander }
+        Self { session, lane, receiving: None, aside: None, compressor, expander }
     }
 
     fn refuse(&self, what: &str) -> LinkError {
@@ -475,6 +499,13 @@ impl BulkSink for Landings {
         let room = copy.room(header.offset, bytes as usize).ok_or_else(|| {
             self.refuse(&format!("{bytes} bytes at {} for a copy of {} bytes", header.offset, copy.bytes))
         })?;
+        let room = if copy.is_clear(header.offset, bytes as usize) {
+            room
+        } else {
+            let aside = self.aside.insert(vec![0; bytes as usize]);
+            // SAFETY: the buffer is left alone until the chunk has landed, or the lane is over.
+            unsafe { RawSliceMut::new(aside.as_mut_ptr(), aside.len()) }
+        };
         self.receiving = Some(copy);
         Ok(self.expander.place(header, room))
     }
@@ -482,7 +513,13 @@ impl BulkSink for Landings {
     fn landed(&mut self, header: &ChunkHeader) {
         let expanded = self.expander.landed(header);
         stats::landed(header.contents(), header.bytes);
-        self.receiving = None;
+        let (copy, aside) = (self.receiving.take(), self.aside.take());
+        if let (Some(copy), Ok(())) = (copy, &expanded) {
+            match aside {
+                Some(data) => self.session.overlaps.keep(&copy, header.offset, data),
+                None => self.session.overlaps.landed(&copy, header.offset, header.contents() as usize),
+            }
+        }
         if let Err(error) = expanded.and_then(|()| self.session.chunk_landed(header.number)) {
             // It never lands, and whoever waits for it is told that the session is over.
             self.session.lose(&self.refuse(&error.to_string()).to_string());

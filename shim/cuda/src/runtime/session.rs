@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use fusewire_link::{BulkHandle, ChunkQueue, RawSlice, Waker};
 use fusewire_wire::bulk::chunk_bytes;
 use fusewire_wire::error::ProtocolError;
-use fusewire_wire::ops::table::{Fence, StreamQuery};
+use fusewire_wire::ops::table::{EventQuery, Fence, StreamQuery};
 use fusewire_wire::ops::{AsyncRecord, Record, SyncRecord};
 use fusewire_wire::session::{Outbox, OutboxConfig, Window};
 use zerocopy::{FromZeros, IntoBytes};
@@ -30,7 +30,8 @@ use super::copy_out::CopyOut;
 use super::ending::Ending;
 use super::helm::Helm;
 use super::mirror;
-use super::objects::{Context, Stream};
+use super::objects::{Context, Event, Stream};
+use super::overlap::Overlaps;
 use super::packing::Packing;
 use super::pending::Pending;
 use super::stats;
@@ -64,6 +65,7 @@ pub(crate) struct Session {
     pub(crate) pending: Mutex<HashMap<u64, Pending>>,
     /// Copies into host memory that are pending; none, and no source needs a look.
     pub(crate) copies_out: AtomicUsize,
+    pub(crate) overlaps: Overlaps,
     /// Mirrors that are behind the device.
     pub(crate) owed: mirror::Owed,
     pub(crate) helm: Helm,
@@ -116,6 +118,7 @@ impl Session {
             room: Condvar::new(),
             pending: Mutex::new(HashMap::new()),
             copies_out: AtomicUsize::new(0),
+            overlaps: Overlaps::default(),
             owed: mirror::Owed::default(),
             helm: Helm::default(),
             waker: OnceLock::new(),
@@ -243,6 +246,8 @@ impl Session {
     ) -> Result<(), CUresult> {
         let stream = copy.stream.clone();
         self.copies_out.fetch_add(1, Relaxed);
+        self.overlaps.enter(&copy);
+        let entered = copy.clone();
         let posted = self.publish_with(
             &[],
             room,
@@ -253,6 +258,7 @@ impl Session {
             },
         );
         if posted.is_err() {
+            self.overlaps.finish(&entered, || {});
             self.copies_out.fetch_sub(1, Relaxed);
         }
         posted.map(drop)
@@ -381,6 +387,38 @@ impl Session {
             stream.finished(number);
         }
         Ok(())
+    }
+
+    /// Records an event of which the server is to say nothing. Gives the record's number to `recorded`, under the lane's
+    /// lock.
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub(crate) fn post_silent<R: AsyncRecord>(
+        &self,
+        stream: &Stream,
+        record: &R,
+        recorded: impl FnOnce(u64),
+    ) -> Result<(), CUresult> {
+        self.publish(record, &[], |_, number| {
+            stream.issued(number);
+            recorded(number);
+            None
+        })
+        .map(drop)
+    }
+
+    /// Asks for a silent record of an event. The server says later when one is reached that is not yet.
+    ///
+    /// # Errors
+    /// `CUDA_ERROR_NOT_READY`; otherwise as `call`.
+    pub(crate) fn query_event(&self, event: &Arc<Event>, record: u64) -> Result<(), CUresult> {
+        self.bring_back()?;
+        let since = Instant::now();
+        let waiter = Waiter::new();
+        let pending = Pending::EventQuery(waiter.clone(), event.clone(), record);
+        self.publish(&EventQuery { event: event.handle }, &[], |_, _| Some(pending))?;
+        self.body(&waiter, since).map(drop)
     }
 
     /// Waits for the answer to what was published at `since`, and gives what came with it.
