@@ -9,6 +9,7 @@ use crate::client::{Client, Setup};
 
 pub const TESTS: &[Test] = &[
     ("events_are_told_in_order_and_timed", events_are_told_in_order_and_timed),
+    ("a_silent_record_is_told_of_when_asked_for", a_silent_record_is_told_of_when_asked_for),
     ("a_host_function_holds_its_stream", a_host_function_holds_its_stream),
 ];
 
@@ -41,6 +42,33 @@ fn events_are_told_in_order_and_timed() {
     assert!(elapsed.milliseconds >= 25.0, "{elapsed:?}");
     client.send(EventDestroy { event: start });
     assert_eq!(client.ask(EventElapsed { start, end }).err(), Some(400));
+}
+
+fn a_silent_record_is_told_of_when_asked_for() {
+    const NOT_READY: u32 = 600;
+    let mut client = Client::open(&Setup::default());
+    let context = client.context();
+    let stream = client.stream(context);
+    let block = client.block(context, 1 << 20);
+    let (point, other) = (event(&mut client, context, 2), event(&mut client, context, 2));
+    client.hold_chunks = true;
+    client.copy_in(stream, block, &[5; 64 << 10]);
+    let silent = client.send(EventRecord { event: point, stream, flags: 0, silent: 1 });
+    let unasked = client.send(EventRecord { event: other, stream, flags: 0, silent: 1 });
+    let asked = client.push(&EventQuery { event: point }, &[]);
+    assert_eq!(client.answer::<EventQuery>(asked).err(), Some(NOT_READY));
+    let gone = client.push(&EventQuery { event: other }, &[]);
+    assert_eq!(client.answer::<EventQuery>(gone).err(), Some(NOT_READY));
+    client.linger(Duration::from_millis(30));
+    assert!(!client.done.contains_key(&asked));
+    client.send(EventDestroy { event: other });
+    assert_eq!(client.point(gone), 0, "nobody waits for an event that is gone");
+    client.hold_chunks = false;
+    assert_eq!(client.point(asked), 0);
+    assert!(client.ask(EventQuery { event: point }).is_ok());
+    client.synchronize(stream).unwrap();
+    assert!(!client.done.contains_key(&silent) && !client.done.contains_key(&unasked));
+    assert_eq!(client.ask(EventQuery { event: other }).err(), Some(400));
 }
 
 fn a_host_function_holds_its_stream() {
