@@ -221,15 +221,15 @@ crate::ops! {
         { event: using Event, stream: using Stream, flags: u32, silent: u32 };
     sync 0x0414 EventElapsed event_elapsed ["cuEventElapsedTime", "cuEventElapsedTime_v2"]
         { start: using Event, end: using Event } -> ElapsedReply { milliseconds: f32, reserved: u32 };
-    /// Answered at once. Of an event that is not reached, `Done` says when it is, or that its context met a fault.
-    sync 0x0417 EventQuery event_query ["cuEventQuery", "cuEventSynchronize"]
-        { event: using Event };
     /// The stream stops until `HostFuncDone` names this number; `HostCall` asks for it. While the
     /// stream is captured, each replay asks and waits again.
     async 0x0415 HostFunc host_func ["cuLaunchHostFunc", "cuStreamAddCallback"]
         { stream: using Stream };
     async 0x0416 HostFuncDone host_func_done []
         { function: u64 };
+    /// Answered at once. Of an event that is not reached, `Done` says when it is, or that its context met a fault.
+    sync 0x0417 EventQuery event_query ["cuEventQuery", "cuEventSynchronize"]
+        { event: using Event };
 
     // Images, modules, libraries, functions.
 

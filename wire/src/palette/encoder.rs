@@ -25,6 +25,10 @@ const PLAIN: usize = 16 << 10;
 /// Rows that a table must have been good for to be kept, if it was on the shelf before and then had no room for a
 /// word: else it holds what does not belong together.
 const GOOD_ROWS: usize = 16 << 10;
+/// Tables that may overflow at the beginning, and bytes for each one more: data in which they overflow sooner have no
+/// palette, and making tables in vain is dear.
+const OVERFLOWS: usize = 4;
+const OVERFLOW_BYTES: usize = 16 << 10;
 /// Places at which data is looked at beforehand, and rows looked at there: twice what a table holds.
 const PLACES: usize = 8;
 const PLACE_ROWS: usize = 2 * COLOURS;
@@ -116,12 +120,17 @@ impl Encoder {
         let mut out = Out { memory: out.get_mut(..source.len() - source.len() / 8)?, at: 0, raw_at: None };
         let (mut rest, tail) = source.split_at(source.len() / form.row() * form.row());
         let mut raw_bytes = RAW_FIRST;
+        let mut overflows = 0;
         while !rest.is_empty() {
             let taken_off = self.shelf.len();
             self.choose(form, rest);
             let is_from_shelf = self.shelf.len() < taken_off;
             let indices = out.memory.get_mut(out.at + HEAD..)?;
             let (rows, end) = self.fill(form, rest, indices);
+            overflows += usize::from(end == End::Overflow);
+            if overflows > OVERFLOWS + (source.len() - rest.len()) / OVERFLOW_BYTES {
+                return None;
+            }
             let words = rows * form.planes;
             let table_bytes = self.tables.iter().map(|table| table.words().len() * form.width).sum::<usize>();
             let saves = HEAD + words + table_bytes < words * form.width;

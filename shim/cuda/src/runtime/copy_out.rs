@@ -24,6 +24,13 @@ pub(crate) enum Landing {
 /// Unpacks a copy that has come whole.
 pub(crate) type Finish = Box<dyn FnOnce(&[u8]) + Send>;
 
+/// Parts of a copy, in bytes from its beginning. Most come in order.
+#[derive(Default)]
+struct Come {
+    first: Range<u64>,
+    more: Vec<Range<u64>>,
+}
+
 /// A device-to-host copy that is under way.
 pub(crate) struct CopyOut {
     pub(crate) stream: Arc<Stream>,
@@ -36,8 +43,8 @@ pub(crate) struct CopyOut {
     /// Earlier copies into the same memory, that were under way when this one was published.
     before: Mutex<Vec<Arc<CopyOut>>>,
     alone: AtomicBool,
-    /// What has come, in bytes from its beginning, and whether it is all over.
-    come: Mutex<Vec<Range<u64>>>,
+    /// What has come, and whether it is all over.
+    come: Mutex<Come>,
     over: AtomicBool,
 }
 
@@ -128,12 +135,21 @@ impl CopyOut {
             end.min(range.end).saturating_sub(start.max(range.start))
         };
         let all = shared(&(0..self.bytes as u64));
-        lock(&self.come).iter().map(shared).sum::<u64>() == all
+        let come = lock(&self.come);
+        shared(&come.first) + come.more.iter().map(shared).sum::<u64>() == all
     }
 
     /// Data are in their place.
     pub(crate) fn has_come(&self, offset: u64, length: usize) {
-        lock(&self.come).push(offset..offset.saturating_add(length as u64));
+        let end = offset.saturating_add(length as u64);
+        let mut come = lock(&self.come);
+        if come.first.is_empty() {
+            come.first = offset..end;
+        } else if come.first.end == offset {
+            come.first.end = end;
+        } else {
+            come.more.push(offset..end);
+        }
     }
 
     /// Nothing more comes.
