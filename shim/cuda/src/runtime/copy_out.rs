@@ -24,11 +24,22 @@ pub(crate) enum Landing {
 /// Unpacks a copy that has come whole.
 pub(crate) type Finish = Box<dyn FnOnce(&[u8]) + Send>;
 
-/// Parts of a copy, in bytes from its beginning. Most come in order.
+/// Parts of a copy, in bytes from its beginning. Those that come side by side are one, so that there are few.
 #[derive(Default)]
 struct Come {
-    first: Range<u64>,
+    few: [Range<u64>; 8],
     more: Vec<Range<u64>>,
+}
+
+impl Come {
+    fn add(&mut self, part: Range<u64>) {
+        let beside = |known: &&mut Range<u64>| known.is_empty() || known.end == part.start;
+        match self.few.iter_mut().find(beside) {
+            Some(place) if place.is_empty() => *place = part,
+            Some(place) => place.end = part.end,
+            None => self.more.push(part),
+        }
+    }
 }
 
 /// A device-to-host copy that is under way.
@@ -136,20 +147,12 @@ impl CopyOut {
         };
         let all = shared(&(0..self.bytes as u64));
         let come = lock(&self.come);
-        shared(&come.first) + come.more.iter().map(shared).sum::<u64>() == all
+        come.few.iter().chain(&come.more).map(shared).sum::<u64>() == all
     }
 
     /// Data are in their place.
     pub(crate) fn has_come(&self, offset: u64, length: usize) {
-        let end = offset.saturating_add(length as u64);
-        let mut come = lock(&self.come);
-        if come.first.is_empty() {
-            come.first = offset..end;
-        } else if come.first.end == offset {
-            come.first.end = end;
-        } else {
-            come.more.push(offset..end);
-        }
+        lock(&self.come).add(offset..offset.saturating_add(length as u64));
     }
 
     /// Nothing more comes.
