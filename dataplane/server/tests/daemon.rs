@@ -487,8 +487,11 @@ fn a_crashed_worker_is_noticed() {
     assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
     let line = daemon.line(" closed: ");
     assert!(line.contains("SIGABRT"), "{line}");
-    // Its place is free again.
-    daemon.open();
+    // Its place is free again, as soon as the front has heard of it, too.
+    while open_session(&daemon.config()).is_err() {
+        assert!(since.elapsed() < Duration::from_secs(5));
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 fn a_worker_that_is_never_ready_is_reported_in_time() {

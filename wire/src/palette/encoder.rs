@@ -28,7 +28,7 @@ const GOOD_ROWS: usize = 16 << 10;
 /// Tables that may overflow at the beginning, and bytes for each one more: data in which they overflow sooner have no
 /// palette, and making tables in vain is dear.
 const OVERFLOWS: usize = 4;
-const OVERFLOW_BYTES: usize = 16 << 10;
+const OVERFLOW_BYTES: usize = 4 << 10;
 /// Places at which data is looked at beforehand, and rows looked at there: twice what a table holds.
 const PLACES: usize = 8;
 const PLACE_ROWS: usize = 2 * COLOURS;
