@@ -52,6 +52,48 @@ for _ in range(10):
     assert stats["cuEventQuery"]["sync"] == 1, stats["cuEventQuery"]
 
 
+def test_who_knows_that_a_stream_is_finished_finds_its_event_reached(server):
+    """Whichever of the two the server looks at first."""
+    events(server, """
+stream = driver.stream()
+for round in range(1000):
+    event = ordering(stream, records=round % 6)
+    hold(stream)
+    driver.call("cuEventRecord", event, stream)
+    assert query(event) == driver.NOT_READY
+    release()
+    driver.synchronize(stream)
+    assert query(event) == 0, round
+    driver.call("cuEventDestroy_v2", event)
+""")
+
+
+def test_threads_that_record_and_wait_at_the_same_time_both_go_on(server):
+    events(server, """
+import threading
+stream = driver.stream()
+
+def each(work):
+    driver.call("cuCtxSetCurrent", context)
+    work()
+
+def record(event):
+    for _ in range(50):
+        driver.call("cuEventRecord", event, stream)
+
+for round in range(100):
+    event = ordering(stream, records=round % 5)
+    waits = lambda: driver.call("cuEventSynchronize", event)
+    threads = [threading.Thread(target=each, args=(work,)) for work in (lambda: record(event), waits, waits)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    driver.call("cuEventSynchronize", event)
+    assert query(event) == 0
+""")
+
+
 def test_who_waits_for_an_event_waits_for_nothing_behind_it(server):
     """The stream behind the event goes on only because of what the program does after it has waited."""
     events(server, """

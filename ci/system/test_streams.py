@@ -110,3 +110,24 @@ for value in range(1, 200):
 driver.call("cuCtxSynchronize")
 assert bytes(seen) == expected
 """, str(streams))
+
+
+def test_full_queues_are_looked_at_behind_a_stream_that_stands_still(server):
+    """Its work has tickets, that of the others has none: they are finished, and there is room, as natively."""
+    run(server, """
+import ctypes, driver
+from ctypes import c_size_t, c_uint, c_uint64, c_ubyte
+driver.start()
+memory, flag = driver.alloc(4096), driver.alloc(4096)
+stuck, side = driver.stream(), driver.stream()
+driver.call("cuMemsetD32Async", c_uint64(flag), 0, c_size_t(1024), side)
+driver.synchronize(side)
+driver.call("cuStreamWaitValue32_v2", stuck, c_uint64(flag), c_uint(1), 0)
+for _ in range(64):
+    driver.call("cuMemcpyHtoDAsync_v2", c_uint64(memory), bytes(64), c_size_t(64), stuck)
+for stream in [driver.stream() for _ in range(16)]:
+    for _ in range(60):
+        driver.call("cuMemsetD8Async", c_uint64(memory), c_ubyte(1), c_size_t(64), stream)
+driver.call("cuStreamWriteValue32_v2", side, c_uint64(flag), c_uint(1), 0)
+driver.call("cuCtxSynchronize")
+""", limit=60)

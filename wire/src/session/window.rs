@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use crate::error::ProtocolError;
 
 /// Numbers that may have come ahead of one that has not: a bound for memory, far above what lanes have under way.
-const MOST_EARLY: usize = 1 << 16;
+const MOST_EARLY: usize = 1 << 20;
 
 /// What has come of the numbers from 0.
 #[derive(Debug, Clone, Default)]

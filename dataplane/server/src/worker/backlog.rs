@@ -11,6 +11,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::time::Duration;
 
 use fusewire_wire::ops::table::{
     BlobEncoded, BlobNamed, BlobPart, BlockMap, BlockUnmap, CaptureBegin, CopyIn, CopyInInline, CopyOut,
@@ -29,6 +30,9 @@ use super::streams::StreamId;
 pub(super) const QUEUE: u32 = 900;
 /// A ticket at least every so many entries, so that it is known how many are left.
 pub(super) const TICKET_EVERY: u32 = 64;
+/// How long full queues are trusted to become shorter by themselves: what has tickets may stand behind what waits for
+/// records that are kept.
+const STANDSTILL: Duration = Duration::from_millis(20);
 /// Bytes of records that are kept before the command lane is left alone.
 const MAX_KEPT: usize = 32 << 20;
 
@@ -179,7 +183,7 @@ impl Gpu {
         let unticketed = self.streams.unticketed();
         if self.queued >= QUEUE {
             let entries = unticketed.iter().filter_map(|id| self.streams.get(*id).ok()).map(|s| s.unticketed);
-            if frees_itself(self.queued, entries.sum()) {
+            if self.shortened.elapsed() < STANDSTILL && frees_itself(self.queued, entries.sum()) {
                 return;
             }
         }

@@ -14,6 +14,9 @@ use crate::driver::{INVALID_VALUE, NOT_READY, NOT_SUPPORTED};
 const EVENT_FLAGS: u32 = 1 | 2;
 /// Flag of cuEventCreate that cannot be carried.
 const EVENT_INTERPROCESS: u32 = 4;
+/// What is said of an event that has become part of a capture, or is gone, or whose context is.
+const CAPTURED_EVENT: Status = 907;
+const INVALID_HANDLE: Status = 400;
 /// Events that may be watched at once: more than a program has threads that ask.
 const MOST_WATCHED: usize = 1 << 16;
 
@@ -48,7 +51,7 @@ impl Gpu {
     pub(super) fn event_destroy(&mut self, handle: u64) -> Result<(), Status> {
         let event = self.events.take(handle)?;
         // Nobody can ask for it any more; who did is let go.
-        self.give_watches_up(|watched| watched.handle == handle, 0);
+        self.give_watches_up(|watched| watched.handle == handle, INVALID_HANDLE);
         self.enter(event.context)?;
         // SAFETY: ours; the driver keeps it for as long as streams need it.
         let status = unsafe { self.d.cuEventDestroy_v2(event.raw) };
@@ -63,6 +66,10 @@ impl Gpu {
         }
         let (id, raw) = self.stream_for_work(record.stream)?;
         let capturing = self.is_capturing(id);
+        if capturing {
+            // To ask the driver for it would spoil the capture.
+            self.give_watches_up(|watched| watched.handle == record.event, CAPTURED_EVENT);
+        }
         // SAFETY: both are live.
         let status = unsafe {
             match record.flags {
@@ -93,7 +100,7 @@ impl Gpu {
         self.ok(status)?;
         // What its stream has brought goes first.
         self.poll();
-        self.flush_printed(raw);
+        self.flush_printed(handle, raw);
         Ok(Nothing {})
     }
 
@@ -125,9 +132,9 @@ impl Gpu {
     /// Tells the client of events that are reached.
     pub(super) fn tell(&mut self, reached: Vec<(Watched, Status)>) {
         let concerned = self.concerned;
-        for (Watched { raw, context, number, .. }, status) in reached {
+        for (Watched { handle, raw, context, number }, status) in reached {
             if status == 0 {
-                self.flush_printed(raw);
+                self.flush_printed(handle, raw);
             } else if self.enter(context).is_ok() {
                 // A fault, which concerns the whole context.
                 let _ = self.ok(status);
@@ -146,8 +153,10 @@ impl Gpu {
     }
 
     /// What was printed before an event that is reached goes out.
-    fn flush_printed(&mut self, reached: CUevent) {
-        if self.prints {
+    fn flush_printed(&mut self, handle: u64, reached: CUevent) {
+        // What went before in this look may have taken its context down, and the event with it.
+        let is_there = self.events.get(handle).is_ok_and(|event| event.raw == reached);
+        if self.prints && is_there {
             // SAFETY: a live event that is reached: this does not wait, it flushes.
             unsafe { self.d.cuEventSynchronize(reached) };
             self.forward_output();

@@ -137,6 +137,8 @@ pub(super) struct Gpu {
     pub(super) awaited: u32,
     /// When the driver was last asked whether a context has met a fault.
     pub(super) fault_check: Instant,
+    /// When entries of the queues were last found finished.
+    pub(super) shortened: Instant,
     /// A copy of which only a part has been enqueued.
     pub(super) continuing: Option<Continuing>,
     /// The context that is current on this thread; 0 for none.
@@ -192,6 +194,7 @@ impl Gpu {
             queued: 0,
             awaited: 0,
             fault_check: Instant::now(),
+            shortened: Instant::now(),
             continuing: None,
             current: 0,
             concerned: 0,

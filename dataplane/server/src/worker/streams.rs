@@ -24,6 +24,8 @@ use crate::driver::{INVALID_HANDLE, INVALID_VALUE, NOT_READY, NOT_SUPPORTED, che
 
 /// The legacy default stream, by the name cuda.h gives it.
 const LEGACY: CUstream = 1 as CUstream;
+/// What is said of events of a context that is gone.
+const CONTEXT_IS_DESTROYED: Status = 709;
 /// Flag of cuStreamCreate: does not synchronise with the legacy stream.
 const NON_BLOCKING: u32 = 1;
 
@@ -437,7 +439,10 @@ impl Gpu {
     }
 
     pub(super) fn complete(&mut self, id: StreamId, pending: Pending, mut status: Status) {
-        self.queued = self.queued.saturating_sub(pending.entries);
+        if pending.entries != 0 {
+            self.queued = self.queued.saturating_sub(pending.entries);
+            self.shortened = Instant::now();
+        }
         self.awaited = self.awaited.saturating_sub(u32::from(pending.then.is_awaited()));
         if let Some(event) = pending.printed {
             self.collect_printed(id, event, status);
@@ -493,6 +498,7 @@ impl Gpu {
     pub(super) fn look_for_faults(&mut self) {
         let count = self.streams.active.len();
         if count == 0 {
+            self.fault_check = Instant::now();
             return;
         }
         self.streams.looked = (self.streams.looked + 1) % count;
@@ -730,7 +736,7 @@ impl Gpu {
         }
         let Self { streams, stream_names, .. } = self;
         stream_names.take_all(|id| streams.get(*id).map_or(true, |stream| stream.dying));
-        self.give_watches_up(|watched| watched.context == context, 0);
+        self.give_watches_up(|watched| watched.context == context, CONTEXT_IS_DESTROYED);
         for event in self.events.take_all(|event| event.context == context) {
             if self.enter(context).is_ok() {
                 // SAFETY: ours, and named no more.

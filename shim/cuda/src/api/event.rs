@@ -1,4 +1,5 @@
-//! Events: recorded without waiting; the server says when one is reached, so a query asks nobody.
+//! Events: recorded without waiting; the server says when one is reached, so that a query asks nobody. Of events that
+//! only put streams in order it says nothing, until the program asks for one.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError};
@@ -75,11 +76,11 @@ pub(crate) fn record_on(
 ) -> Result<(), CUresult> {
     // What kernels did to mirrored memory is brought back with the server's word that an event is reached.
     let silent = event.may_be_silent() && !runtime.session.owed.any() && stream.capture.load(Relaxed) == 0;
-    let op = EventRecord { event: event.handle, stream: stream.handle, flags, silent: silent.into() };
-    if !silent || note(event, stream) {
-        return post_record(runtime, event, stream, &op, &[]);
+    if note(event, stream) {
+        let op = EventRecord { event: event.handle, stream: stream.handle, flags, silent: 0 };
+        return runtime.session.post_on(stream, &op, &[]).map(drop);
     }
-    runtime.session.post_silent(stream, &op, |number| event.recorded_silently(number))
+    runtime.session.post_event(event, stream, flags, silent)
 }
 
 /// The event's last record is this one, on this stream. Says whether it is part of a capture.
@@ -109,7 +110,7 @@ pub(crate) fn post_record<R: AsyncRecord>(
     let pending = event.clone();
     let on = stream.clone();
     runtime.session.post_pending(Some(stream), op, tail, move |number| {
-        pending.recorded.store(number, Relaxed);
+        pending.is_recorded(number, &on, false);
         Pending::Event(pending, on)
     })?;
     Ok(())
@@ -142,10 +143,20 @@ fn refuse_captured(runtime: &Runtime, event: &Event) -> Result<(), CUresult> {
 /// # Errors
 /// What the driver says of the event, if that is neither that it is reached nor that it is not.
 fn ask(runtime: &Runtime, event: &Arc<Event>) -> Result<(), CUresult> {
-    match event.ask().map(|record| runtime.session.query_event(event, record)) {
-        Some(Err(code)) if code != CUDA_ERROR_NOT_READY => Err(code),
-        _ => Ok(()),
+    if event.is_reached() && event.was_asked() {
+        return Ok(());
     }
+    if !event.was_asked()
+        && let Err(code) = runtime.session.ask_for(event)
+        && code != CUDA_ERROR_NOT_READY
+    {
+        return Err(code);
+    }
+    if !event.is_reached() {
+        // The program may know it from its stream.
+        event.catch_up();
+    }
+    Ok(())
 }
 
 /// What an event that is reached, or was never recorded, says.

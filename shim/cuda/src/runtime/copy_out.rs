@@ -32,6 +32,10 @@ struct Come {
 }
 
 impl Come {
+    fn bytes(&self) -> u64 {
+        self.few.iter().chain(&self.more).map(|part| part.end - part.start).sum()
+    }
+
     fn add(&mut self, part: Range<u64>) {
         let beside = |known: &&mut Range<u64>| known.is_empty() || known.end == part.start;
         match self.few.iter_mut().find(beside) {
@@ -57,6 +61,7 @@ pub(crate) struct CopyOut {
     /// What has come, and whether it is all over.
     come: Mutex<Come>,
     over: AtomicBool,
+    unpacked: AtomicBool,
 }
 
 impl Landing {
@@ -84,6 +89,7 @@ impl CopyOut {
             alone: AtomicBool::new(true),
             come: Mutex::default(),
             over: AtomicBool::new(false),
+            unpacked: AtomicBool::new(false),
         }
     }
 
@@ -123,6 +129,32 @@ impl CopyOut {
         *lock(&self.before) = others;
     }
 
+    pub(crate) fn before(&self) -> Vec<Arc<CopyOut>> {
+        if self.alone.load(Acquire) { Vec::new() } else { lock(&self.before).clone() }
+    }
+
+    /// Brings what is to be unpacked to its place, if all of it has come. Else that is done at the end.
+    pub(crate) fn unpack_if_whole(&self) {
+        let Landing::Packed(buffer, finish) = &self.landing else { return };
+        let is_whole = lock(&self.come).bytes() == self.bytes as u64;
+        if is_whole && self.before().iter().all(|other| other.has_brought(&self.writes)) {
+            let finish = lock(finish).take();
+            if let Some(finish) = finish {
+                finish(&lock(buffer));
+                self.unpacked.store(true, Release);
+            }
+        }
+    }
+
+    pub(crate) fn is_packed(&self) -> bool {
+        matches!(self.landing, Landing::Packed(..))
+    }
+
+    /// Whether all of `range` is written straight: who comes behind this copy comes behind all before it.
+    pub(crate) fn covers(&self, range: &Range<u64>) -> bool {
+        !self.is_packed() && self.writes.start <= range.start && range.end <= self.writes.end
+    }
+
     /// Whether nothing is still to come that belongs under these bytes.
     pub(crate) fn is_clear(&self, offset: u64, length: usize) -> bool {
         // What is unpacked goes to the program's memory at the end, behind all that was before.
@@ -140,9 +172,10 @@ impl CopyOut {
         if self.over.load(Acquire) || !self.writes_to(range) {
             return true;
         }
-        let Landing::Direct(address) = self.landing else { return false };
+        let Landing::Direct(address) = self.landing else { return self.unpacked.load(Acquire) };
+        let at = |offset| (address as u64).saturating_add(offset);
         let shared = |piece: &Range<u64>| {
-            let (start, end) = (address as u64 + piece.start, address as u64 + piece.end);
+            let (start, end) = (at(piece.start), at(piece.end));
             end.min(range.end).saturating_sub(start.max(range.start))
         };
         let all = shared(&(0..self.bytes as u64));
@@ -159,17 +192,20 @@ impl CopyOut {
     pub(crate) fn is_over(&self) {
         self.over.store(true, Release);
         // Or each copy would keep all that were before it.
-        lock(&self.before).clear();
+        let before = std::mem::take(&mut *lock(&self.before));
+        drop(before);
     }
 
     /// All data are there, or none will come.
     pub(crate) fn complete(&self, number: u64, status: CUresult) {
+        // Taken in any case: it may hold what others wait for.
+        let finish = match &self.landing {
+            Landing::Packed(buffer, finish) => lock(finish).take().map(|finish| (finish, buffer)),
+            Landing::Direct(_) => None,
+        };
         if status == CUDA_SUCCESS {
-            if let Landing::Packed(buffer, finish) = &self.landing {
-                let finish = lock(finish).take();
-                if let Some(finish) = finish {
-                    finish(&lock(buffer));
-                }
+            if let Some((finish, buffer)) = finish {
+                finish(&lock(buffer));
             }
             // Last: who sees the stream finished reads what was unpacked.
             self.stream.finished(number);

@@ -77,6 +77,8 @@ impl Session {
 
     /// Everything that waits gets `CUDA_ERROR_DEVICE_UNAVAILABLE`, and every later call.
     fn end(&self, why: &str) {
+        // Before anybody hears that his memory is his own again.
+        self.overlaps.abandon();
         let first = self.lost.compare_exchange(CUDA_SUCCESS, CUDA_ERROR_DEVICE_UNAVAILABLE, Relaxed, Relaxed);
         if first.is_err() {
             return;
@@ -98,12 +100,13 @@ impl Session {
                     waiter.complete(CUDA_ERROR_DEVICE_UNAVAILABLE, Vec::new());
                 }
                 Pending::CopyOut(copy) => {
-                    self.overlaps.finish(&copy, || copy.complete(number, CUDA_ERROR_DEVICE_UNAVAILABLE));
+                    let complete = || copy.complete(number, CUDA_ERROR_DEVICE_UNAVAILABLE);
+                    self.overlaps.finish(&copy, false, complete);
                 }
                 Pending::Event(event, _) => event.reach(number, CUDA_ERROR_DEVICE_UNAVAILABLE),
-                Pending::EventWatch(event, record) => event.reach(record, CUDA_ERROR_DEVICE_UNAVAILABLE),
-                Pending::EventQuery(waiter, event, record) => {
-                    event.reach(record, CUDA_ERROR_DEVICE_UNAVAILABLE);
+                Pending::EventWatch(asked) => asked.answered(CUDA_ERROR_DEVICE_UNAVAILABLE),
+                Pending::EventQuery(waiter, asked) => {
+                    asked.answered(CUDA_ERROR_DEVICE_UNAVAILABLE);
                     waiter.complete(CUDA_ERROR_DEVICE_UNAVAILABLE, Vec::new());
                 }
                 Pending::Reclaim(_) | Pending::HostFunction { .. } | Pending::Watch(_) => {}

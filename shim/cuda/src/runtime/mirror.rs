@@ -507,7 +507,7 @@ mod tests {
             assert_eq!(ahead(), 1);
             for (number, pending) in lock(&session.pending).drain() {
                 let Pending::CopyOut(copy) = pending else { panic!("a copy") };
-                session.overlaps.finish(&copy, || copy.complete(number, status));
+                session.overlaps.finish(&copy, status == CUDA_SUCCESS, || copy.complete(number, status));
             }
             assert_eq!(ahead(), 0);
         }

@@ -362,10 +362,10 @@ impl Event {
         }
     }
 
-    /// Whether the next record need not be told of: the event cannot be timed, and has been recorded again and again
-    /// without the program's asking for it. It orders streams.
+    /// Whether the next record need not be told of, as it seems: the event cannot be timed, and has been recorded again
+    /// and again without the program's asking for it. It orders streams.
     pub(crate) fn may_be_silent(&self) -> bool {
-        if self.flags & DISABLE_TIMING == 0 || self.asked.load(Relaxed) {
+        if self.flags & DISABLE_TIMING == 0 || self.was_asked() {
             return false;
         }
         let records = self.records.load(Relaxed);
@@ -375,29 +375,42 @@ impl Event {
         records >= RECORDS_UNASKED
     }
 
-    /// The last record is this one, of which the server says nothing.
-    pub(crate) fn recorded_silently(&self, number: u64) {
-        self.silent.store(number, Relaxed);
-        self.recorded.store(number, std::sync::atomic::Ordering::Release);
+    /// Whether the program has asked for the event. Then it has no more silent records.
+    #[inline]
+    pub(crate) fn was_asked(&self) -> bool {
+        self.asked.load(Acquire)
     }
 
-    /// The program asks. Gives the record for which the server has to be asked, if there is one.
-    pub(crate) fn ask(&self) -> Option<u64> {
-        if !self.asked.load(Relaxed) {
-            self.asked.store(true, Relaxed);
+    /// The last record is this one, on this stream; the server says nothing of a silent one. Under the lane's lock.
+    pub(crate) fn is_recorded(&self, number: u64, stream: &Arc<Stream>, silent: bool) {
+        self.lock_state().stream = Some(stream.clone());
+        self.silent.store(if silent { number } else { 0 }, Relaxed);
+        self.recorded.store(number, Release);
+    }
+
+    /// The program asks for the first time. Gives the record for which the server has to be asked, if there is one; to
+    /// one of those who ask at the same time. Under the lane's lock, so that no silent record comes after this.
+    pub(crate) fn first_asked(&self) -> Option<u64> {
+        self.asked.store(true, Release);
+        let silent = self.silent.swap(0, Relaxed);
+        (silent != 0 && silent == self.recorded.load(Relaxed)).then_some(silent)
+    }
+
+    /// Reaches the last record if its stream is known to have got so far.
+    pub(crate) fn catch_up(&self) {
+        let recorded = self.recorded.load(Acquire);
+        let state = self.lock_state();
+        let stream = state.stream.clone().filter(|_| state.capture == 0);
+        drop(state);
+        // Of an event that is recorded meanwhile on another stream nothing is said.
+        let is_last = || self.recorded.load(Acquire) == recorded;
+        if stream.is_some_and(|stream| stream.has_finished(recorded)) && is_last() {
+            self.reach(recorded, CUDA_SUCCESS);
         }
-        let silent = self.silent.load(Relaxed);
-        if silent == 0 || self.is_reached() {
-            return None;
-        }
-        let stream = self.state.lock().unwrap_or_else(PoisonError::into_inner).stream.clone();
-        if stream.is_some_and(|stream| stream.has_finished(silent)) {
-            self.reach(silent, CUDA_SUCCESS);
-            return None;
-        }
-        // One of those who ask at the same time does it for all.
-        let first = self.silent.compare_exchange(silent, 0, Relaxed, Relaxed).is_ok();
-        (first && silent == self.recorded.load(Relaxed)).then_some(silent)
+    }
+
+    fn lock_state(&self) -> MutexGuard<'_, EventState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn is_reached(&self) -> bool {

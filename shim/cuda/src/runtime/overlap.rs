@@ -4,7 +4,7 @@
 //! into which an earlier copy still has something to bring is put aside until that has come. The program sees what
 //! the later copy has brought, as natively: it may look once that is finished, and all data are in place then.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Acquire, Ordering::Release};
+use std::sync::atomic::{AtomicUsize, Ordering::AcqRel, Ordering::Acquire, Ordering::Release};
 use std::sync::{Arc, Mutex};
 
 use super::copy_out::CopyOut;
@@ -17,6 +17,8 @@ pub(crate) struct Overlaps {
     early: Mutex<Vec<Early>>,
     /// How many there are of those.
     count: AtomicUsize,
+    /// How many copies are to be unpacked.
+    packed: AtomicUsize,
 }
 
 /// Data that came before what belongs under them.
@@ -30,9 +32,18 @@ impl Overlaps {
     /// A copy is about to be published.
     pub(crate) fn enter(&self, copy: &Arc<CopyOut>) {
         let mut copies = lock(&self.copies);
-        let before: Vec<_> = copies.iter().filter(|other| other.writes_to(&copy.writes)).cloned().collect();
+        let mut before = Vec::new();
+        for other in copies.iter().rev().filter(|other| other.writes_to(&copy.writes)) {
+            before.push(other.clone());
+            // It comes behind all that were before it.
+            if other.covers(&copy.writes) {
+                break;
+            }
+        }
+        before.reverse();
         copy.comes_behind(before);
         copies.push(copy.clone());
+        self.packed.fetch_add(copy.is_packed().into(), AcqRel);
     }
 
     /// Data are in their place.
@@ -52,13 +63,33 @@ impl Overlaps {
         self.release(&mut early);
     }
 
-    /// All data of a copy have come, or none will any more: `complete` tells who waits.
-    pub(crate) fn finish(&self, copy: &CopyOut, complete: impl FnOnce()) {
+    /// Unpacks what has come whole, in the order of the copies.
+    pub(crate) fn unpack_whole(&self) {
+        if self.packed.load(Acquire) == 0 {
+            return;
+        }
+        let packed: Vec<_> = lock(&self.copies).iter().filter(|copy| copy.is_packed()).cloned().collect();
+        for copy in packed {
+            copy.unpack_if_whole();
+        }
+        if self.count.load(Acquire) != 0 {
+            self.release(&mut lock(&self.early));
+        }
+    }
+
+    /// All data of a copy have come, if it is `good`, or none will any more: `complete` tells who waits.
+    pub(crate) fn finish(&self, copy: &CopyOut, good: bool, complete: impl FnOnce()) {
+        // Of two streams the later one may be told of first. What is to be unpacked under this copy is there.
+        for under in copy.before() {
+            under.unpack_if_whole();
+        }
         if self.count.load(Acquire) != 0 {
             let mut early = lock(&self.early);
             // What they still wait for would be a copy in no order with this one.
             for mine in early.extract_if(.., |early| std::ptr::eq(&raw const *early.copy, copy)) {
-                copy.place(mine.offset, &mine.data);
+                if good {
+                    copy.place(mine.offset, &mine.data);
+                }
             }
             self.count.store(early.len(), Release);
         }
@@ -67,6 +98,9 @@ impl Overlaps {
         let at = copies.iter().position(|other| std::ptr::eq(&raw const **other, copy));
         let gone = at.map(|at| copies.remove(at));
         drop(copies);
+        if gone.is_some() {
+            self.packed.fetch_sub(copy.is_packed().into(), AcqRel);
+        }
         // What a copy has to say when it goes is said under no lock.
         drop(gone);
         copy.is_over();
@@ -75,14 +109,22 @@ impl Overlaps {
         }
     }
 
+    /// The session is over, and its lanes are: nothing is brought anywhere any more.
+    pub(crate) fn abandon(&self) {
+        let mut early = lock(&self.early);
+        early.clear();
+        self.count.store(0, Release);
+    }
+
     /// Brings to their places what need not wait any more, until nothing is left that need not.
     fn release(&self, early: &mut Vec<Early>) {
         while let Some(at) =
             early.iter().position(|early| early.copy.is_clear(early.offset, early.data.len()))
         {
             let Early { copy, offset, data } = early.remove(at);
-            copy.place(offset, &data);
-            copy.has_come(offset, data.len());
+            if copy.place(offset, &data) {
+                copy.has_come(offset, data.len());
+            }
         }
         self.count.store(early.len(), Release);
     }
@@ -117,7 +159,7 @@ mod tests {
     }
 
     fn end(overlaps: &Overlaps, copy: &CopyOut) {
-        overlaps.finish(copy, || copy.complete(1, 0));
+        overlaps.finish(copy, true, || copy.complete(1, 0));
     }
 
     #[test]
@@ -168,6 +210,28 @@ mod tests {
         end(&overlaps, &two);
         assert_eq!(memory, [2; 4], "the first was in no order with it");
         end(&overlaps, &one);
+    }
+
+    #[test]
+    fn what_is_unpacked_lies_under_a_later_copy_that_is_told_of_first() {
+        let mut memory = [0; 4];
+        let overlaps = Overlaps::default();
+        let address = memory.as_mut_ptr().expose_provenance();
+        let unpack = move |data: &[u8]| {
+            let to = std::ptr::with_exposed_provenance_mut::<u8>(address);
+            // SAFETY: the test's memory.
+            unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), to, data.len()) };
+        };
+        let one = copy(&mut memory, Landing::packed(4, unpack));
+        let two = direct(&mut memory[..2]);
+        overlaps.enter(&one);
+        overlaps.enter(&two);
+        come(&overlaps, &one, 0, &[1; 4]);
+        come(&overlaps, &two, 0, &[2; 2]);
+        end(&overlaps, &two);
+        assert_eq!(memory, [2, 2, 1, 1]);
+        end(&overlaps, &one);
+        assert_eq!(memory, [2, 2, 1, 1]);
     }
 
     #[test]

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::abi::result::CUDA_SUCCESS;
+use crate::abi::types::CUresult;
+
 use super::copy_out::CopyOut;
 use super::memory::Share;
 use super::objects::{Event, HostFunction, Stream};
@@ -19,14 +22,33 @@ pub(crate) enum Pending {
     CopyOut(Arc<CopyOut>),
     /// An event record to be reached.
     Event(Arc<Event>, Arc<Stream>),
-    /// A silent record of that number, for which the program has asked. The caller waits for the answer.
-    EventQuery(Arc<Waiter>, Arc<Event>, u64),
+    /// A silent record, for which the program has asked. The caller waits for the answer.
+    EventQuery(Arc<Waiter>, Asked),
     /// The same, once the answer was that it is not reached.
-    EventWatch(Arc<Event>, u64),
+    EventWatch(Asked),
     /// Freed memory to be used again.
     Reclaim(Reclaim),
     /// A function to be run here when its stream gets there. Stays pending for each replay if `again`.
     HostFunction { function: HostFunction, stream: Option<Arc<Stream>>, again: bool },
+}
+
+/// A silent record of an event, and its stream, for which the server was asked.
+pub(crate) struct Asked {
+    pub(crate) event: Arc<Event>,
+    pub(crate) stream: Option<Arc<Stream>>,
+    pub(crate) record: u64,
+}
+
+impl Asked {
+    /// What the server, or the end of the session, has said of it.
+    pub(crate) fn answered(&self, status: CUresult) {
+        if status == CUDA_SUCCESS
+            && let Some(stream) = &self.stream
+        {
+            stream.finished(self.record);
+        }
+        self.event.reach(self.record, status);
+    }
 }
 
 /// Freed memory: what to do once the work that may have used it is finished.

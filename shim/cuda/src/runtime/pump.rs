@@ -19,7 +19,7 @@ use fusewire_wire::session::{AckPolicy, Flow, Inbox, Sink};
 
 use zerocopy::IntoBytes;
 
-use crate::abi::result::{CUDA_ERROR_NOT_READY, CUDA_SUCCESS};
+use crate::abi::result::{CUDA_ERROR_DEVICE_UNAVAILABLE, CUDA_ERROR_NOT_READY, CUDA_SUCCESS};
 
 use super::copy_out::CopyOut;
 use super::host_functions::HostThread;
@@ -316,7 +316,7 @@ impl Events {
     fn event(&mut self, event: &Event<'_>) -> Flow {
         let session = &self.session;
         match event {
-            Event::Reply(reply, body) => match self.pending(reply.number) {
+            Event::Reply(reply, body) => match self.settled(reply.number) {
                 Some(Pending::Call(waiter)) => {
                     let tail = reply.tail_bytes as usize;
                     let fixed = body.len().saturating_sub(tail.next_multiple_of(8));
@@ -330,11 +330,15 @@ impl Events {
                     }
                     waiter.complete(reply.status, Vec::new());
                 }
-                Some(Pending::EventQuery(waiter, event, record)) => {
-                    if reply.status == CUDA_ERROR_NOT_READY {
-                        lock(&session.pending).insert(reply.number, Pending::EventWatch(event, record));
+                Some(Pending::EventQuery(waiter, asked)) => {
+                    if reply.status != CUDA_ERROR_NOT_READY {
+                        asked.answered(reply.status);
                     } else {
-                        event.reach(record, reply.status);
+                        lock(&session.pending).insert(reply.number, Pending::EventWatch(asked));
+                        // Who ends the session may have looked for it before.
+                        if session.check().is_err() {
+                            self.done(reply.number, CUDA_ERROR_DEVICE_UNAVAILABLE);
+                        }
                     }
                     waiter.complete(reply.status, Vec::new());
                 }
@@ -352,9 +356,9 @@ impl Events {
                 match self.pending(failed.number) {
                     Some(Pending::CopyOut(copy)) => self.copied(&copy, failed.number, failed.status),
                     Some(Pending::Event(event, _)) => event.reach(failed.number, failed.status),
-                    Some(Pending::EventWatch(event, record)) => event.reach(record, failed.status),
-                    Some(Pending::EventQuery(waiter, event, record)) => {
-                        event.reach(record, failed.status);
+                    Some(Pending::EventWatch(asked)) => asked.answered(failed.status),
+                    Some(Pending::EventQuery(waiter, asked)) => {
+                        asked.answered(failed.status);
                         waiter.complete(failed.status, Vec::new());
                     }
                     Some(Pending::Call(waiter) | Pending::Query(waiter, _)) => {
@@ -386,7 +390,9 @@ impl Events {
                 };
                 if let (Some(copy), Some(bytes)) = (copy, bytes.get(..data.bytes as usize)) {
                     if !copy.is_clear(data.offset, bytes.len()) {
-                        session.overlaps.keep(&copy, data.offset, bytes.to_vec());
+                        if copy.room(data.offset, bytes.len()).is_some() {
+                            session.overlaps.keep(&copy, data.offset, bytes.to_vec());
+                        }
                     } else if copy.place(data.offset, bytes) {
                         session.overlaps.landed(&copy, data.offset, bytes.len());
                     }
@@ -404,7 +410,7 @@ impl Events {
     }
 
     fn done(&self, number: u64, status: u32) {
-        match self.pending(number) {
+        match self.settled(number) {
             Some(Pending::CopyOut(copy)) => self.copied(&copy, number, status),
             Some(Pending::Event(event, stream)) => {
                 if status == CUDA_SUCCESS {
@@ -412,9 +418,9 @@ impl Events {
                 }
                 event.reach(number, status);
             }
-            Some(Pending::EventWatch(event, record)) => event.reach(record, status),
-            Some(Pending::EventQuery(waiter, event, record)) => {
-                event.reach(record, status);
+            Some(Pending::EventWatch(asked)) => asked.answered(status),
+            Some(Pending::EventQuery(waiter, asked)) => {
+                asked.answered(status);
                 waiter.complete(status, Vec::new());
             }
             Some(Pending::Reclaim(reclaim)) => memory_state::reclaim(reclaim),
@@ -424,6 +430,13 @@ impl Events {
             Some(Pending::Watch(stream)) => unwatch(&stream, number),
             Some(Pending::HostFunction { .. }) | None => {}
         }
+    }
+
+    /// As [`pending`](Self::pending), for what the program may learn of. What streams have brought by now is in its place
+    /// then, also what is to be unpacked, and of which nothing has been told yet.
+    fn settled(&self, number: u64) -> Option<Pending> {
+        self.session.overlaps.unpack_whole();
+        self.pending(number)
     }
 
     /// What is pending under a number. It is taken out, since what follows takes locks under which others publish;
@@ -441,7 +454,8 @@ impl Events {
     /// Ends a copy into host memory. It stays pending until it has been unpacked: who frees the memory, or looks
     /// for what writes there, finds it until then.
     fn copied(&self, copy: &CopyOut, number: u64, status: u32) {
-        self.session.overlaps.finish(copy, || copy.complete(number, status));
+        let good = status == CUDA_SUCCESS;
+        self.session.overlaps.finish(copy, good, || copy.complete(number, status));
         if lock(&self.session.pending).remove(&number).is_some() {
             self.session.copies_out.fetch_sub(1, Release);
         }
@@ -492,8 +506,8 @@ impl BulkSink for Landings {
             }
         };
         let bytes = header.contents();
-        if header.decoded != 0 && (header.decoded <= header.bytes || bytes as usize > self.session.slot_bytes)
-        {
+        let expands = header.decoded == 0 || header.decoded > header.bytes;
+        if !expands || bytes as usize > self.session.slot_bytes {
             return Err(self.refuse(&format!("{} bytes that come to {bytes}", header.bytes)));
         }
         let room = copy.room(header.offset, bytes as usize).ok_or_else(|| {

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use fusewire_link::{BulkHandle, ChunkQueue, RawSlice, Waker};
 use fusewire_wire::bulk::chunk_bytes;
 use fusewire_wire::error::ProtocolError;
-use fusewire_wire::ops::table::{EventQuery, Fence, StreamQuery};
+use fusewire_wire::ops::table::{EventQuery, EventRecord, Fence, StreamQuery};
 use fusewire_wire::ops::{AsyncRecord, Record, SyncRecord};
 use fusewire_wire::session::{Outbox, OutboxConfig, Window};
 use zerocopy::{FromZeros, IntoBytes};
@@ -33,7 +33,7 @@ use super::mirror;
 use super::objects::{Context, Event, Stream};
 use super::overlap::Overlaps;
 use super::packing::Packing;
-use super::pending::Pending;
+use super::pending::{Asked, Pending};
 use super::stats;
 use super::transfer::{Transfer, Transfers};
 use super::waiter::Waiter;
@@ -258,7 +258,7 @@ impl Session {
             },
         );
         if posted.is_err() {
-            self.overlaps.finish(&entered, || {});
+            self.overlaps.finish(&entered, false, || {});
             self.copies_out.fetch_sub(1, Relaxed);
         }
         posted.map(drop)
@@ -389,35 +389,61 @@ impl Session {
         Ok(())
     }
 
-    /// Records an event of which the server is to say nothing. Gives the record's number to `recorded`, under the lane's
-    /// lock.
+    /// Records an event; silently, if it `may_be` so and nobody has asked for it by now.
     ///
     /// # Errors
     /// When the session is over.
-    pub(crate) fn post_silent<R: AsyncRecord>(
+    pub(crate) fn post_event(
         &self,
-        stream: &Stream,
-        record: &R,
-        recorded: impl FnOnce(u64),
+        event: &Arc<Event>,
+        stream: &Arc<Stream>,
+        flags: u32,
+        may_be: bool,
     ) -> Result<(), CUresult> {
-        self.publish(record, &[], |_, number| {
-            stream.issued(number);
-            recorded(number);
-            None
-        })
+        self.bring_back()?;
+        let silent = Cell::new(false);
+        self.publish_with(
+            &[],
+            Room::Await,
+            |_| {
+                silent.set(may_be && !event.was_asked());
+                let silent = silent.get().into();
+                EventRecord { event: event.handle, stream: stream.handle, flags, silent }
+            },
+            |_, number| {
+                stream.issued(number);
+                event.is_recorded(number, stream, silent.get());
+                (!silent.get()).then(|| Pending::Event(event.clone(), stream.clone()))
+            },
+        )
         .map(drop)
     }
 
-    /// Asks for a silent record of an event. The server says later when one is reached that is not yet.
+    /// The program asks for an event for the first time. If its last record was a silent one the server is asked, and
+    /// says later when it is reached that is not yet.
     ///
     /// # Errors
     /// `CUDA_ERROR_NOT_READY`; otherwise as `call`.
-    pub(crate) fn query_event(&self, event: &Arc<Event>, record: u64) -> Result<(), CUresult> {
-        self.bring_back()?;
+    pub(crate) fn ask_for(&self, event: &Arc<Event>) -> Result<(), CUresult> {
+        let lane = lock(&self.lane);
+        let record = event.first_asked();
+        drop(lane);
+        let Some(record) = record else { return Ok(()) };
+        event.catch_up();
+        if event.is_reached() {
+            return Ok(());
+        }
+        let asked = || {
+            let stream = lock(&event.state).stream.clone();
+            Asked { event: event.clone(), stream, record }
+        };
         let since = Instant::now();
         let waiter = Waiter::new();
-        let pending = Pending::EventQuery(waiter.clone(), event.clone(), record);
-        self.publish(&EventQuery { event: event.handle }, &[], |_, _| Some(pending))?;
+        let pending = Pending::EventQuery(waiter.clone(), asked());
+        self.bring_back()
+            .and_then(|()| self.publish(&EventQuery { event: event.handle }, &[], |_, _| Some(pending)))
+            // Others may wait for it, too.
+            .inspect_err(|code| asked().answered(*code))?;
         self.body(&waiter, since).map(drop)
     }
 
