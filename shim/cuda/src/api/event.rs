@@ -143,7 +143,7 @@ fn refuse_captured(runtime: &Runtime, event: &Event) -> Result<(), CUresult> {
 /// # Errors
 /// What the driver says of the event, if that is neither that it is reached nor that it is not.
 fn ask(runtime: &Runtime, event: &Arc<Event>) -> Result<(), CUresult> {
-    if event.is_reached() && event.was_asked() {
+    if event.is_asked_for_and_reached() {
         return Ok(());
     }
     if !event.was_asked()
@@ -173,15 +173,25 @@ pub unsafe extern "C" fn cuEventQuery(event: CUevent) -> CUresult {
     runtime::call(counter!("cuEventQuery"), |runtime| {
         let event = handles::event(event)?;
         refuse_captured(runtime, &event)?;
-        ask(runtime, &event)?;
-        if event.is_reached() {
-            return outcome(&event);
+        if !event.is_asked_for_and_reached() {
+            ask(runtime, &event)?;
+            if !event.is_reached() {
+                return Err(unreached(runtime, &event));
+            }
         }
-        runtime.session.check()?;
-        // Its capture is over, and nothing tells us of replays.
-        let captured = lock(&event.state).capture != 0;
-        Err(if captured { CUDA_ERROR_CAPTURED_EVENT } else { CUDA_ERROR_NOT_READY })
+        outcome(&event)
     })
+}
+
+/// Why an event is not reached.
+#[cold]
+fn unreached(runtime: &Runtime, event: &Event) -> CUresult {
+    match runtime.session.check() {
+        Err(code) => code,
+        // Its capture is over, and nothing tells us of replays.
+        Ok(()) if lock(&event.state).capture != 0 => CUDA_ERROR_CAPTURED_EVENT,
+        Ok(()) => CUDA_ERROR_NOT_READY,
+    }
 }
 
 #[unsafe(no_mangle)]

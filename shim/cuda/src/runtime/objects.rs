@@ -381,6 +381,12 @@ impl Event {
         self.asked.load(Acquire)
     }
 
+    /// Whether there is nothing to ask for, which is so nearly always.
+    #[inline]
+    pub(crate) fn is_asked_for_and_reached(&self) -> bool {
+        self.is_reached() && self.was_asked()
+    }
+
     /// The last record is this one, on this stream; the server says nothing of a silent one. Under the lane's lock.
     pub(crate) fn is_recorded(&self, number: u64, stream: &Arc<Stream>, silent: bool) {
         self.lock_state().stream = Some(stream.clone());
