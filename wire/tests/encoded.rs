@@ -9,16 +9,10 @@ use proptest::prelude::*;
 
 #[path = "../fuzz/checks/encoded.rs"]
 mod checks;
+#[path = "support/noise.rs"]
+mod noise;
 
-/// Small steady noise.
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        self.0 >> 33
-    }
-}
+use noise::Noise;
 
 fn noise(bytes: usize) -> Vec<u8> {
     let mut noise = Noise(2);

@@ -83,13 +83,13 @@ pub(crate) fn record_on(
     runtime.session.post_event(event, stream, flags, silent)
 }
 
-/// The event's last record is this one, on this stream. Says whether it is part of a capture.
+/// The event's last record is this one, on this stream. Gives whether it is part of a capture.
 pub(crate) fn note(event: &Event, stream: &Arc<Stream>) -> bool {
     let capture = stream.capture.load(Relaxed);
     let mut state = lock(&event.state);
     state.capture = capture;
-    state.stream = Some(stream.clone());
     drop(state);
+    // Else the record says which stream it is on, with its number.
     if capture != 0 {
         event.recorded.fetch_max(1, Relaxed);
     }

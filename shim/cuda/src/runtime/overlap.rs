@@ -148,6 +148,18 @@ mod tests {
         copy(to, Landing::Direct(address))
     }
 
+    /// One that is unpacked at its end.
+    fn packed(to: &mut [u8]) -> Arc<CopyOut> {
+        let address = to.as_mut_ptr().expose_provenance();
+        let unpack = move |data: &[u8]| {
+            let to = std::ptr::with_exposed_provenance_mut::<u8>(address);
+            // SAFETY: the test's memory, which lives as long as the copy.
+            unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), to, data.len()) };
+        };
+        let landing = Landing::packed(to.len(), unpack);
+        copy(to, landing)
+    }
+
     /// As a lane does.
     fn come(overlaps: &Overlaps, copy: &Arc<CopyOut>, offset: u64, data: &[u8]) {
         if copy.is_clear(offset, data.len()) {
@@ -216,13 +228,7 @@ mod tests {
     fn what_is_unpacked_lies_under_a_later_copy_that_is_told_of_first() {
         let mut memory = [0; 4];
         let overlaps = Overlaps::default();
-        let address = memory.as_mut_ptr().expose_provenance();
-        let unpack = move |data: &[u8]| {
-            let to = std::ptr::with_exposed_provenance_mut::<u8>(address);
-            // SAFETY: the test's memory.
-            unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), to, data.len()) };
-        };
-        let one = copy(&mut memory, Landing::packed(4, unpack));
+        let one = packed(&mut memory);
         let two = direct(&mut memory[..2]);
         overlaps.enter(&one);
         overlaps.enter(&two);
@@ -238,13 +244,7 @@ mod tests {
     fn copies_that_are_unpacked_are_waited_for_to_their_end() {
         let mut memory = [0; 4];
         let overlaps = Overlaps::default();
-        let address = memory.as_mut_ptr().expose_provenance();
-        let unpack = move |data: &[u8]| {
-            let to = std::ptr::with_exposed_provenance_mut::<u8>(address);
-            // SAFETY: the test's memory.
-            unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), to, data.len()) };
-        };
-        let one = copy(&mut memory, Landing::packed(4, unpack));
+        let one = packed(&mut memory);
         let two = direct(&mut memory);
         overlaps.enter(&one);
         overlaps.enter(&two);
