@@ -32,8 +32,10 @@ pub const INVALID_CONTEXT: Status = 201;
 pub const INVALID_HANDLE: Status = 400;
 pub const NOT_FOUND: Status = 500;
 pub const NOT_READY: Status = 600;
+pub const CONTEXT_IS_DESTROYED: Status = 709;
 pub const NOT_SUPPORTED: Status = 801;
 pub const CAPTURE_UNSUPPORTED: Status = 900;
+pub const CAPTURED_EVENT: Status = 907;
 pub const GRAPH_EXEC_UPDATE_FAILURE: Status = 910;
 pub const UNKNOWN: Status = 999;
 

@@ -8,15 +8,12 @@ use fusewire_wire::ops::{Call, Nothing, Status};
 
 use super::gpu::{Event, Gpu};
 use super::streams::Then;
-use crate::driver::{INVALID_VALUE, NOT_READY, NOT_SUPPORTED};
+use crate::driver::{CAPTURED_EVENT, INVALID_HANDLE, INVALID_VALUE, NOT_READY, NOT_SUPPORTED};
 
 /// Flags of cuEventCreate that are carried: blocking waits, no timing.
 const EVENT_FLAGS: u32 = 1 | 2;
 /// Flag of cuEventCreate that cannot be carried.
 const EVENT_INTERPROCESS: u32 = 4;
-/// What is said of an event that has become part of a capture, or is gone, or whose context is.
-const CAPTURED_EVENT: Status = 907;
-const INVALID_HANDLE: Status = 400;
 /// Events that may be watched at once: more than a program has threads that ask.
 const MOST_WATCHED: usize = 1 << 16;
 

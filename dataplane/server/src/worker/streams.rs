@@ -20,12 +20,10 @@ use super::gpu::Gpu;
 use super::pinned::{Block, Word};
 use super::ranges::Kind;
 use crate::driver::layouts::StreamAttribute;
-use crate::driver::{INVALID_HANDLE, INVALID_VALUE, NOT_READY, NOT_SUPPORTED, check};
+use crate::driver::{CONTEXT_IS_DESTROYED, INVALID_HANDLE, INVALID_VALUE, NOT_READY, NOT_SUPPORTED, check};
 
 /// The legacy default stream, by the name cuda.h gives it.
 const LEGACY: CUstream = 1 as CUstream;
-/// What is said of events of a context that is gone.
-const CONTEXT_IS_DESTROYED: Status = 709;
 /// Flag of cuStreamCreate: does not synchronise with the legacy stream.
 const NON_BLOCKING: u32 = 1;
 
