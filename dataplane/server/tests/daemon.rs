@@ -193,6 +193,9 @@ fn mark() -> bool {
 
 // --- what the tests stand on -----------------------------------------------------------------------
 
+/// Enough for whatever happens at once, on a machine that is busy with other things.
+const SOON: Duration = Duration::from_secs(20);
+
 struct Daemon {
     child: Child,
     address: SocketAddr,
@@ -221,11 +224,7 @@ impl Daemon {
             if let Some(line) = self.log.lock().unwrap().iter().find(|line| line.contains(text)) {
                 return line.clone();
             }
-            assert!(
-                since.elapsed() < Duration::from_secs(20),
-                "no {text:?} in {:#?}",
-                self.log.lock().unwrap()
-            );
+            assert!(since.elapsed() < SOON, "no {text:?} in {:#?}", self.log.lock().unwrap());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -240,7 +239,7 @@ impl Daemon {
 
     fn raw(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
         stream
     }
 
@@ -308,10 +307,15 @@ fn gone(pid: i32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
 }
 
-fn wait_gone(pid: i32, limit: Duration) {
+fn wait_gone(pid: i32) {
+    wait_until(&format!("process {pid} still runs"), || gone(pid));
+}
+
+/// Waits for what happens soon, and says `otherwise` if it does not.
+fn wait_until(otherwise: &str, mut done: impl FnMut() -> bool) {
     let since = Instant::now();
-    while !gone(pid) {
-        assert!(since.elapsed() < limit, "process {pid} still runs");
+    while !done() {
+        assert!(since.elapsed() < SOON, "{otherwise}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -343,7 +347,7 @@ fn a_session_opens_and_closes() {
     drop(opened);
     let line = daemon.line(" closed: ");
     assert!(line.contains("5 B in") && line.ends_with("the program ended"), "{line}");
-    wait_gone(pid, Duration::from_secs(5));
+    wait_gone(pid);
 }
 
 fn sessions_have_their_own_processes() {
@@ -362,19 +366,22 @@ fn sessions_have_their_own_processes() {
 fn queries_are_answered_with_fresh_figures() {
     let daemon = Daemon::start(&["max=7"]);
     let _session = daemon.open();
-    std::thread::sleep(Duration::from_millis(400));
     let first = query_server(&daemon.config()).unwrap();
     assert_eq!(first.devices[0].name_text(), "Stand-in");
     assert_eq!((first.header.sessions, first.header.max_sessions), (1, 7));
-    assert!(first.devices[0].memory_used > 0, "no idle worker was asked");
-    std::thread::sleep(Duration::from_millis(400));
-    let second = query_server(&daemon.config()).unwrap();
-    assert!(second.devices[0].memory_used > first.devices[0].memory_used);
+    // The stand-in counts how often it was asked. Figures stay fresh for a moment, and the next idle worker
+    // may just be starting.
+    let figure = || query_server(&daemon.config()).unwrap().devices[0].memory_used;
+    wait_until("no idle worker was asked", || figure() > 0);
+    let before = figure();
+    wait_until("figures stay as they were", || figure() > before);
     // With nobody idle to ask, the last figures are given, and soon.
     let daemon = Daemon::start(&["warm=0"]);
     let _session = daemon.open();
     std::thread::sleep(Duration::from_millis(400));
+    let since = Instant::now();
     assert_eq!(query_server(&daemon.config()).unwrap().devices.len(), 1);
+    assert!(since.elapsed() < SOON, "{:?}", since.elapsed());
 }
 
 fn tokens_are_checked() {
@@ -443,13 +450,15 @@ fn slow_greetings_hold_nobody_up() {
         .collect();
     let since = Instant::now();
     daemon.open();
-    assert!(since.elapsed() < Duration::from_secs(3), "{:?}", since.elapsed());
+    let opened = since.elapsed();
+    // What is slow has 5 s, and nobody else waits for it.
+    assert!(opened < Duration::from_secs(4), "{opened:?}");
     for stream in slow {
         let (reason, text) = refusal(stream);
         assert_eq!(reason, RefusedReason::Malformed);
         assert!(text.contains("within 5 s"), "{text}");
     }
-    assert!(since.elapsed() < Duration::from_secs(9), "{:?}", since.elapsed());
+    assert!(since.elapsed() < SOON, "{:?}", since.elapsed());
 }
 
 fn unknown_sessions_cannot_be_joined() {
@@ -471,8 +480,8 @@ fn sessions_are_limited() {
     assert_eq!(reason, RefusedReason::NoCapacity);
     assert!(text.contains("all 2 sessions"), "{text}");
     drop(first);
-    daemon.line(" closed: ");
-    daemon.open();
+    // Its place is free as soon as the front has heard of it, which may be after the line in the log.
+    wait_until("its place is not given to another", || open_session(&daemon.config()).is_ok());
 }
 
 fn a_crashed_worker_is_noticed() {
@@ -480,25 +489,24 @@ fn a_crashed_worker_is_noticed() {
     let mut opened = daemon.open();
     opened.command.write_all(b"c").unwrap();
     let since = Instant::now();
-    // However the connection ends, it ends, and with nothing more from the worker.
+    // However the connection ends, it ends, and with nothing more from the worker. Where a core is dumped, the
+    // kernel first writes that.
     let mut rest = Vec::new();
     let _ = opened.command.read_to_end(&mut rest);
     assert!(rest.is_empty());
-    assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+    assert!(since.elapsed() < SOON, "{:?}", since.elapsed());
     let line = daemon.line(" closed: ");
     assert!(line.contains("SIGABRT"), "{line}");
     // Its place is free again, as soon as the front has heard of it, too.
-    while open_session(&daemon.config()).is_err() {
-        assert!(since.elapsed() < Duration::from_secs(5));
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_until("its place is not given to another", || open_session(&daemon.config()).is_ok());
 }
 
 fn a_worker_that_is_never_ready_is_reported_in_time() {
     let daemon = Daemon::start(&["driver=hangs-later"]);
     let _first = daemon.open();
     let mut config = daemon.config();
-    config.timeout = Duration::from_millis(1500);
+    // The server uses nine tenths of it.
+    config.timeout = Duration::from_secs(6);
     let (reason, text) = refused(open_session(&config));
     assert_eq!(reason, RefusedReason::NoCapacity);
     assert!(text.contains("no worker became ready"), "{text}");
@@ -518,7 +526,7 @@ fn a_stop_closes_sessions() {
         let mut daemon = Daemon::start(&[]);
         let mut opened = daemon.open();
         daemon.signal(signal);
-        let status = daemon.wait(Duration::from_secs(4));
+        let status = daemon.wait(SOON);
         assert_eq!(status.code(), Some(0));
         let mut said = String::new();
         opened.command.read_to_string(&mut said).unwrap();
@@ -534,7 +542,7 @@ fn a_stop_does_not_wait_for_stuck_workers() {
     let pid = pid(&opened);
     daemon.signal(Signal::TERM);
     let since = Instant::now();
-    assert_eq!(daemon.wait(Duration::from_secs(8)).code(), Some(0));
+    assert_eq!(daemon.wait(SOON).code(), Some(0));
     assert!(since.elapsed() > Duration::from_secs(4), "{:?}", since.elapsed());
     assert!(gone(pid));
 }
@@ -544,8 +552,8 @@ fn workers_do_not_outlive_the_daemon() {
     let opened = daemon.open();
     let pid = pid(&opened);
     daemon.signal(Signal::KILL);
-    daemon.wait(Duration::from_secs(4));
-    wait_gone(pid, Duration::from_secs(4));
+    daemon.wait(SOON);
+    wait_gone(pid);
 }
 
 fn listening_openly_needs_a_decision() {
@@ -563,7 +571,10 @@ fn listening_openly_needs_a_decision() {
 fn no_lockable_memory_is_one_clear_line() {
     // Where a user without privileges can surely read and run it.
     let copy = std::env::temp_dir().join(format!("fusewire-memlock-{}", std::process::id()));
-    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    // By another process: a program that is open for writing cannot be run, and what a test beside this one
+    // starts just now would inherit the open file for a moment.
+    let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&copy).status().unwrap();
+    assert!(copied.success());
     let mut command = Command::new(&copy);
     command.arg("serve");
     if rustix::process::geteuid().is_root() {
@@ -583,15 +594,17 @@ fn an_idle_daemon_uses_no_processor() {
     let daemon = Daemon::start(&[]);
     daemon.open();
     daemon.line(" closed: ");
-    std::thread::sleep(Duration::from_millis(500));
     let ticks = || -> u64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", daemon.child.id())).unwrap();
         let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     };
-    let before = ticks();
-    std::thread::sleep(Duration::from_secs(2));
-    // A tick is 10 ms. One may fall on anything.
-    let used = ticks() - before;
-    assert!(used <= 1, "{used} ticks in 2 s");
+    // It comes to rest, sooner or later. A tick is 10 ms; one may fall on anything.
+    let mut used = Vec::new();
+    wait_until("it never rests", || {
+        let before = ticks();
+        std::thread::sleep(Duration::from_secs(2));
+        used.push(ticks() - before);
+        used.last().is_some_and(|&used| used <= 1)
+    });
 }
