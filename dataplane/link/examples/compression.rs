@@ -14,7 +14,7 @@ use fusewire_wire::bulk::ChunkHeader;
 
 type Failure = Box<dyn std::error::Error>;
 
-const CHUNK: usize = 1 << 20;
+const CHUNK: usize = 256 << 10;
 /// Chunks that pass before anything counts, and those that do.
 const BEFORE: usize = 64;
 const COUNTED: usize = 512;
@@ -51,7 +51,7 @@ fn measure(data: &[u8], rate: f64) -> Result<(f64, f64), Failure> {
         let chunk = OutChunk { header, payload, done: 0, waited_for: false };
         let since = Instant::now();
         // As the kernel's measure never is the same twice.
-        let seen = Delivery { rate: rate + n as f64, is_limit: true };
+        let seen = Delivery { rate: rate + n as f64, is_limit: true, behind: 0.0 };
         let sent = compressor.prepare(chunk, &|| Some(seen));
         if n >= BEFORE {
             seconds += since.elapsed().as_secs_f64();

@@ -98,6 +98,8 @@ pub struct Delivery {
     pub rate: f64,
     /// There was always something to send: faster the connection is not. Else it may be.
     pub is_limit: bool,
+    /// Chunks that are queued behind this one, for each lane that shares the queue.
+    pub behind: f64,
 }
 
 /// The lane's user, called on the lane's thread. Must not block.
@@ -159,6 +161,11 @@ impl Outbox {
     /// A chunk to go along with one that was taken, if other lanes do not want it.
     pub(crate) fn take_another(&self) -> Option<OutChunk> {
         self.queue.take_another()
+    }
+
+    /// See [`Delivery::behind`].
+    pub(crate) fn behind(&self) -> f64 {
+        self.queue.for_each_lane()
     }
 
     /// Whether nothing is queued.

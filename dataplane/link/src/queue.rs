@@ -83,6 +83,11 @@ impl ChunkQueue {
         self.chunks.is_empty()
     }
 
+    /// How many chunks there are for each lane.
+    pub(crate) fn for_each_lane(&self) -> f64 {
+        self.chunks.len() as f64 / self.lanes.load(Relaxed).max(1) as f64
+    }
+
     /// The next chunk, for `lane`. `None`: it will be woken for the next one.
     pub(crate) fn take(&self, lane: usize) -> Option<OutChunk> {
         let seat = self.seats.get(lane).and_then(OnceLock::get)?;

@@ -66,6 +66,8 @@ pub(super) struct Decision {
     link: Option<f64>,
     /// The rate that was seen last: one that stays the same was not measured again.
     seen: f64,
+    /// Chunks that are queued behind the one that is judged, for each lane.
+    behind: f64,
     /// Seconds that the palette takes for a byte, and what it makes of one.
     palette: f64,
     ratio: f64,
@@ -98,6 +100,7 @@ impl Default for Decision {
             gain: GAIN,
             link: None,
             seen: 0.0,
+            behind: 0.0,
             palette: 1.0 / PALETTE_RATE,
             ratio: PALETTE_RATIO,
             general: 1.0,
@@ -128,6 +131,7 @@ impl Decision {
             return Due::NONE;
         }
         let Some(seen) = delivery() else { return Due::NONE };
+        self.behind = seen.behind;
         if seen.rate != self.seen {
             self.seen = seen.rate;
             // Seconds are averaged, not rates: single ones are far too high, when buffers on the way take a burst.
@@ -152,13 +156,17 @@ impl Decision {
         due
     }
 
-    /// Whether a byte arrives sooner if it is compressed first, in so many seconds, sent then, and decoded at last.
-    /// Lanes that share a link need not ask each other: each sees its share of the link, and what is left of a core
-    /// for it.
+    /// Whether bytes arrive sooner if they are compressed first, a byte in so many seconds, sent then, and decoded at
+    /// last. All three are under way at once, with one chunk each: a chunk alone takes the time of all, and each one
+    /// behind it only that of the slowest. Lanes that share a link need not ask each other: each sees its share of the
+    /// link, and what is left of a core for it.
     fn pays(&self, codec: f64, decode_rate: f64, ratio: f64) -> bool {
         self.link.is_some_and(|cost| {
+            let stages = [codec, ratio * cost, 1.0 / decode_rate];
+            let alone: f64 = stages.iter().sum();
+            let behind_another = stages.iter().copied().fold(0.0, f64::max);
             let gain = if codec < LITTLE * cost { GAIN } else { self.gain };
-            codec + ratio * cost + 1.0 / decode_rate < (1.0 - gain) * cost
+            alone + self.behind * behind_another < (1.0 - gain) * (1.0 + self.behind) * cost
         })
     }
 
@@ -208,7 +216,7 @@ mod tests {
     #[test]
     fn slow_links_get_fewer_bytes_and_fast_ones_no_delay() {
         let due = |decision: &mut Decision, rate, is_limit| {
-            decision.due(1, &|| Some(Delivery { rate, is_limit })).any()
+            decision.due(1, &|| Some(Delivery { rate, is_limit, behind: 0.0 })).any()
         };
         assert!(!due(&mut Decision::default(), 1e8, true), "nothing is known yet");
         assert!(due(&mut warm(), 1.5e8, true));
@@ -229,6 +237,19 @@ mod tests {
         // Where cores are few it must gain more, unless it takes next to nothing of them.
         let few = |rate| Decision { gain: GAIN_ON_FEW_CORES, ratio: 0.6, ..seen(rate) };
         assert!(few(2e8).palette_pays() && !few(1e9).palette_pays());
+    }
+
+    #[test]
+    fn what_is_done_at_once_is_not_added_up() {
+        // A lane's share of a quick network: a chunk alone would be there sooner as it is.
+        let decision = |behind| Decision { link: Some(1.0 / 3e9), behind, ..Decision::default() };
+        assert!(!decision(0.0).palette_pays());
+        assert!(decision(8.0).palette_pays());
+        // But never faster than the slowest of the three.
+        let quick = Decision { link: Some(1.0 / 6e9), behind: 1000.0, ..Decision::default() };
+        assert!(!quick.palette_pays());
+        let slow_codec = Decision { palette: 1.0 / 3e9, ..decision(1000.0) };
+        assert!(!slow_codec.palette_pays());
     }
 
     #[test]
@@ -271,16 +292,16 @@ mod tests {
             due.count()
         };
         let lane = |n: u32| 1.4e9 + 2e7 * f64::from(n % 7);
-        let limit = |n| Some(Delivery { rate: lane(n), is_limit: true });
+        let limit = |n| Some(Delivery { rate: lane(n), is_limit: true, behind: 0.0 });
         // Of a few small things beforehand nothing is learnt.
-        assert_eq!(burst(&mut decision, 8e9, Some(Delivery { rate: 3e7, is_limit: false })), 0);
+        assert_eq!(burst(&mut decision, 8e9, Some(Delivery { rate: 3e7, is_limit: false, behind: 0.0 })), 0);
         assert!(burst(&mut decision, 8e9, limit(1)) > 0, "the second step at the latest");
         // From then on there is less to send, and a burst may fit into what the network has room for: then it has
         // come to no limit, and the kernel's measure of it counts only if it is a higher one.
         let due: usize = (2..200)
             .map(|n| {
                 let seen = match n % 4 {
-                    0 => Some(Delivery { rate: 1.5 * lane(n), is_limit: false }),
+                    0 => Some(Delivery { rate: 1.5 * lane(n), is_limit: false, behind: 0.0 }),
                     _ => limit(n),
                 };
                 burst(&mut decision, 8e9, seen)

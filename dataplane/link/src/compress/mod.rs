@@ -201,7 +201,8 @@ mod tests {
     }
 
     fn sent(compressor: &mut Compressor, payload: &[u8], rate: f64) -> usize {
-        let out = compressor.prepare(chunk(payload), &|| Some(Delivery { rate, is_limit: true }));
+        let out =
+            compressor.prepare(chunk(payload), &|| Some(Delivery { rate, is_limit: true, behind: 0.0 }));
         assert_eq!((out.header.bytes as usize, out.done), (out.payload.len(), 7));
         compressor.sent();
         out.payload.len()
@@ -280,7 +281,7 @@ mod tests {
         {
             // So slow that a codec without optimisation pays.
             let mut compressor = Compressor::new(Compress::Auto);
-            let slow = Delivery { rate: 1e5, is_limit: true };
+            let slow = Delivery { rate: 1e5, is_limit: true, behind: 0.0 };
             let mut left = 0;
             for _ in 0..8 {
                 let out = compressor.prepare(chunk(&source), &|| Some(slow));
@@ -328,7 +329,7 @@ mod tests {
             let asked = std::cell::Cell::new(0);
             let slow = || {
                 asked.set(1);
-                Some(Delivery { rate: 1e5, is_limit: true })
+                Some(Delivery { rate: 1e5, is_limit: true, behind: 0.0 })
             };
             let out = compressor.prepare(chunk(&source), &slow);
             assert_eq!(out.header.decoded, 0);

@@ -70,7 +70,7 @@ impl PollBulk {
             if self.send_failed.is_some() {
                 break;
             }
-            let delivery = || self.socket.delivery();
+            let delivery = || self.socket.delivery(outbox);
             let Some(group) = self.sender.current(outbox, usize::MAX, sink, &delivery)? else { break };
             // SAFETY: the group is live, and the payloads' memory was promised to be until `sent`.
             match unsafe { send_message_now(&self.socket, group.message()) } {

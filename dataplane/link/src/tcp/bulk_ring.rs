@@ -185,7 +185,7 @@ impl RingBulk {
             return Ok(());
         }
         let alone = if self.zero_copy { ZERO_COPY_LEAST } else { usize::MAX };
-        let delivery = || self.socket.delivery();
+        let delivery = || self.socket.delivery(outbox);
         let Some(group) = self.touched.sender.current(outbox, alone, sink, &delivery)? else { return Ok(()) };
         let socket = types::Fd(self.socket.raw());
         let flags = (libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
-use crate::bulk::Delivery;
+use crate::bulk::{Delivery, Outbox};
 use crate::error::LinkError;
 use crate::ring::Owner;
 
@@ -78,9 +78,9 @@ impl Socket {
         self.fd.as_raw_fd()
     }
 
-    /// How fast the peer has been seen to take what was sent. `None` if that is not known, or of no interest
-    /// because the other end is on this host.
-    pub(super) fn delivery(&self) -> Option<Delivery> {
+    /// How fast the peer has been seen to take what was sent, with as many chunks queued as `outbox` has. `None` if it
+    /// is not known, or of no interest because the other end is on this host.
+    pub(super) fn delivery(&self, outbox: &Outbox) -> Option<Delivery> {
         // `struct tcp_info` of linux/tcp.h (4.9) up to `tcpi_delivery_rate`, which libc does not declare.
         const APP_LIMITED_AT: usize = 7;
         const RATE_AT: usize = 160;
@@ -96,8 +96,11 @@ impl Socket {
         };
         let rate = u64::from_ne_bytes(*info.last_chunk()?);
         let is_limit = info[APP_LIMITED_AT] & 1 == 0;
-        (status == 0 && length as usize == info.len() && rate != 0)
-            .then_some(Delivery { rate: rate as f64, is_limit })
+        (status == 0 && length as usize == info.len() && rate != 0).then(|| Delivery {
+            rate: rate as f64,
+            is_limit,
+            behind: outbox.behind(),
+        })
     }
 
     pub(super) fn failed(&self, doing: &'static str, errno: i32) -> LinkError {

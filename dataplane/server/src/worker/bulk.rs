@@ -225,23 +225,33 @@ impl Lanes {
         self.unwanted.len()
     }
 
-    /// The next device-to-host slot, and how often it must have been given back before it can be used.
-    pub(super) fn take_slot(&mut self) -> (u32, u32) {
+    /// The device-to-host slots whose turn is next: so many, or as many as lie side by side.
+    pub(super) fn next_slots(&self, count: u32) -> Range<u32> {
+        let slots = self.shared.pinned.plan().d2h_slots.max(1);
+        let first = (self.d2h % u64::from(slots)) as u32;
+        first..first.saturating_add(count).min(slots)
+    }
+
+    /// Takes the device-to-host slot whose turn is next. Gives how often it must have been given back before it can be
+    /// used.
+    pub(super) fn take_slot(&mut self, slot: u32) -> u32 {
         let slots = u64::from(self.shared.pinned.plan().d2h_slots).max(1);
-        let chunk = self.d2h;
+        let round = self.d2h / slots;
+        debug_assert_eq!(self.d2h % slots, u64::from(slot));
         self.d2h += 1;
-        let slot = (chunk % slots) as u32;
         if let Some(count) = self.unhanded.get_mut(slot as usize) {
             self.crowded += u32::from(*count != 0);
             *count += 1;
         }
-        (slot, (chunk / slots) as u32)
+        round as u32
     }
 
-    /// A device-to-host slot is free again.
-    pub(super) fn give_slot(&mut self, slot: u32) {
-        self.handed(slot);
-        self.shared.pinned.word(self.shared.pinned.freed(slot)).fetch_add(1, Ordering::Release);
+    /// Device-to-host slots are free again.
+    pub(super) fn give_slots(&mut self, slots: Range<u32>) {
+        for slot in slots {
+            self.handed(slot);
+            self.shared.pinned.word(self.shared.pinned.freed(slot)).fetch_add(1, Ordering::Release);
+        }
     }
 
     /// Sends a device-to-host chunk from its slot.

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use cudarc::driver::sys::CUstream;
-use fusewire_wire::bulk::{ChunkHeader, chunk_bytes};
+use fusewire_wire::bulk::{ChunkHeader, MAX_LANES, chunk_bytes};
 use fusewire_wire::ops::table::{
     CopyIn, CopyInInline, CopyOut, CopyRect, CopyWithin, INLINE_BYTES, INLINE_REPLY_BYTES, Memset,
 };
@@ -27,8 +27,12 @@ use crate::driver::{CAPTURE_UNSUPPORTED, INVALID_VALUE};
 
 /// cuStreamWaitValue32: until the word is at least the value, in the arithmetic of counters that wrap.
 const WAIT_GEQ: u32 = 0;
-/// Chunks that are copied as one at most.
-const TOGETHER: u64 = 4;
+/// Bytes of chunks that are copied as one at most, towards the device and from it. Each copy has its price on the GPU,
+/// and so has each wait in front of it.
+const TOGETHER_IN: u64 = 4 << 20;
+const TOGETHER_OUT: u64 = 1 << 20;
+/// Of the slots there are, no copy takes more than this part, so that some fill while others are emptied.
+const FEWEST_ROUNDS: u32 = 4;
 /// Mirrored memory up to this many bytes is read by this thread, and travels in the command lane.
 const MIRROR_READ_BYTES: u64 = 1 << 20;
 /// Chunks that a refused copy may leave behind for the session to throw away.
@@ -119,16 +123,16 @@ impl Gpu {
         Ok(())
     }
 
-    /// How many chunks from `next` on are copied as one. Each wait and each copy has its price on the GPU, so several
-    /// go together where their slots lie side by side; the last ones go alone, not to keep what has come waiting.
+    /// How many chunks from `next` on are copied as one, where their slots lie side by side: half of what is left at
+    /// most, so that little is to be done when the last has come.
     fn together(&self, chunks: &Range<u64>, next: u64, chunk_bytes: u64) -> u64 {
         let plan = self.pinned.plan();
-        let left = chunks.end - next;
-        if left <= TOGETHER || chunk_bytes != u64::from(plan.slot_bytes) {
+        if chunk_bytes != u64::from(plan.slot_bytes) {
             return 1;
         }
-        let slots_left = u64::from(plan.h2d_slots - self.lanes.slot_of(next));
-        TOGETHER.min(left - TOGETHER).min(slots_left).max(1)
+        let slots_left = plan.h2d_slots - self.lanes.slot_of(next);
+        let most = u64::from(slots_left.min(plan.h2d_slots / FEWEST_ROUNDS));
+        most.min(TOGETHER_IN / chunk_bytes).min((chunks.end - next) / 2).max(1)
     }
 
     /// The stream waits until a chunk, and every one before it, is in its slot.
@@ -213,27 +217,42 @@ impl Gpu {
 
     fn enqueue_piece(&mut self, number: u64, record: &CopyOut, offset: u64) -> Result<u64, Status> {
         let (id, raw) = self.stream(record.stream)?;
-        let bytes = (record.bytes - offset).min(chunk_bytes(record.bytes, self.pinned.plan().slot_bytes));
-        self.count(id, 2)?;
-        let (slot, destination) = self.await_slot(raw)?;
+        let left = record.bytes - offset;
+        let chunk_bytes = chunk_bytes(record.bytes, self.pinned.plan().slot_bytes);
+        let slots = self.lanes.next_slots(self.together_out(record.bytes, left, chunk_bytes));
+        let bytes = left.min(slots.len() as u64 * chunk_bytes);
+        self.count(id, 1 + slots.len() as u32)?;
+        let destination = self.await_slots(raw, slots.clone())?;
         let source = record.source + offset;
         // SAFETY: the slot is registered and, where the stream has got to, free; the source was checked.
         let status = unsafe { self.d.cuMemcpyDtoHAsync_v2(destination, source, bytes as usize, raw) };
         let last = offset + bytes == record.bytes;
-        let then = Then::Chunk { number, slot, offset, bytes: bytes as u32, last };
+        let then = Then::Chunks { number, slots: slots.clone(), offset, bytes: bytes as u32, last };
         let queued = self.ok(status).and_then(|()| self.after(id, then));
-        queued.inspect_err(|_| self.lanes.give_slot(slot))?;
+        queued.inspect_err(|_| self.lanes.give_slots(slots))?;
         Ok(bytes)
+    }
+
+    /// How many slots are filled by one copy, where the whole is of so many bytes, of which some are left: few enough
+    /// that all lanes have something to send before long.
+    fn together_out(&self, whole: u64, left: u64, chunk_bytes: u64) -> u32 {
+        let plan = self.pinned.plan();
+        if chunk_bytes != u64::from(plan.slot_bytes) {
+            return 1;
+        }
+        let share = whole / MAX_LANES as u64;
+        let most = share.min(TOGETHER_OUT).min(left) / chunk_bytes;
+        u32::try_from(most).unwrap_or(u32::MAX).min(plan.d2h_slots / FEWEST_ROUNDS).max(1)
     }
 
     /// The copy is refused half way: the client is told so, and gets none of it.
     fn cancel_chunks(&mut self, id: StreamId, copy: u64) {
         let Ok(stream) = self.streams.get_mut(id) else { return };
         for pending in &mut stream.pending {
-            if let Then::Chunk { number, slot, .. } = pending.then
-                && number == copy
+            if let Then::Chunks { number, slots, .. } = &pending.then
+                && *number == copy
             {
-                pending.then = Then::GiveSlot { slot };
+                pending.then = Then::GiveSlots { slots: slots.clone() };
             }
         }
     }
@@ -258,21 +277,25 @@ impl Gpu {
         result
     }
 
-    /// The stream waits until the next device-to-host slot is free. Gives the slot and where it lies.
-    fn await_slot(&mut self, stream: CUstream) -> Result<(u32, *mut c_void), Status> {
-        let (slot, count) = self.lanes.take_slot();
-        let word = self.pinned.freed(slot);
-        let freed = self.pinned.word(word).load(Ordering::Acquire);
-        if freed.wrapping_sub(count).cast_signed() < 0 {
-            let address = self.pinned.word_address(word);
-            // SAFETY: a live stream and a registered word, which the lane's thread sets.
-            let status = unsafe { self.d.cuStreamWaitValue32_v2(stream, address, count, WAIT_GEQ) };
-            if let Err(status) = self.ok(status) {
-                self.lanes.give_slot(slot);
-                return Err(status);
+    /// Takes the next device-to-host slots, and lets the stream wait until they are free. Gives where they lie.
+    fn await_slots(&mut self, stream: CUstream, slots: Range<u32>) -> Result<*mut c_void, Status> {
+        let mut result = Ok(());
+        for slot in slots.clone() {
+            let count = self.lanes.take_slot(slot);
+            let word = self.pinned.freed(slot);
+            let freed = self.pinned.word(word).load(Ordering::Acquire);
+            if result.is_ok() && freed.wrapping_sub(count).cast_signed() < 0 {
+                let address = self.pinned.word_address(word);
+                // SAFETY: a live stream and a registered word, which the lane's thread sets.
+                let status = unsafe { self.d.cuStreamWaitValue32_v2(stream, address, count, WAIT_GEQ) };
+                result = self.ok(status);
             }
         }
-        Ok((slot, self.pinned.d2h_slot(slot).cast()))
+        if let Err(status) = result {
+            self.lanes.give_slots(slots);
+            return Err(status);
+        }
+        Ok(self.pinned.d2h_slot(slots.start).cast())
     }
 
     /// Whether a range is mirrored host memory.
@@ -312,29 +335,40 @@ impl Gpu {
         self.arena.give(block);
     }
 
-    pub(super) fn chunk_arrived(
+    /// What a copy has brought into these slots goes out, a chunk each.
+    pub(super) fn chunks_arrived(
         &mut self,
         number: u64,
-        slot: u32,
+        slots: Range<u32>,
         offset: u64,
         bytes: u32,
         last: bool,
         status: Status,
     ) {
         if status != 0 {
-            self.lanes.give_slot(slot);
-        } else if self.lanes.count() == 0 {
+            self.lanes.give_slots(slots);
+        } else {
+            let slot_bytes = self.pinned.plan().slot_bytes;
+            for (slot, before) in slots.zip((0..bytes).step_by(slot_bytes.max(1) as usize)) {
+                let offset = offset + u64::from(before);
+                self.chunk_arrived(number, slot, offset, slot_bytes.min(bytes - before));
+            }
+        }
+        if last {
+            self.out.done(number, status);
+        }
+    }
+
+    fn chunk_arrived(&mut self, number: u64, slot: u32, offset: u64, bytes: u32) {
+        if self.lanes.count() == 0 {
             // A client without bulk lanes takes it all in the command lane.
             // SAFETY: the copy into the slot is finished, and the slot is at least that long.
             let data = unsafe { std::slice::from_raw_parts(self.pinned.d2h_slot(slot), bytes as usize) };
             self.out.data(number, offset, data);
-            self.lanes.give_slot(slot);
+            self.lanes.give_slots(slot..slot + 1);
         } else {
             let chunk = self.out.next_chunk();
             self.lanes.send(ChunkHeader::device_to_host(chunk, number, offset, bytes), slot);
-        }
-        if last {
-            self.out.done(number, status);
         }
     }
 
@@ -395,12 +429,13 @@ impl Gpu {
         if bytes == 0 {
             return self.after(id, Then::Done { number: call.number });
         }
-        let (slot, start) = self.await_slot(raw)?;
+        let slots = self.lanes.next_slots(1);
+        let start = self.await_slots(raw, slots.clone())?;
         let packed = Side::host(start, record.width as usize, record.height as usize);
-        let then = Then::Chunk { number: call.number, slot, offset: 0, bytes, last: true };
+        let then = Then::Chunks { number: call.number, slots: slots.clone(), offset: 0, bytes, last: true };
         let result = self.copy_3d(record, source, packed, raw).and_then(|()| self.after(id, then));
         if result.is_err() {
-            self.lanes.give_slot(slot);
+            self.lanes.give_slots(slots);
         }
         result
     }

@@ -33,12 +33,13 @@ use crate::control::{
 use crate::driver::load::DEFAULT_DRIVER;
 use crate::driver::{Driver, inventory, snapshot};
 
-/// Staging when the daemon does not say, in slots of 1 MiB. Towards the GPU, a whole batch of training images
-/// (256 of 224 x 224 floats: 147 MiB) fits, so that the next one travels while the GPU computes; of a batch that
-/// does not fit, the rest would travel while the GPU waits.
-const SLOT_BYTES: u32 = 1 << 20;
-const H2D_SLOTS: u32 = 192;
-const D2H_SLOTS: u32 = 64;
+/// Staging when the daemon does not say: 192 MiB towards the GPU, 64 MiB back. Towards the GPU, a whole batch of
+/// training images (256 of 224 x 224 floats: 147 MiB) fits, so that the next one travels while the GPU computes; of a
+/// batch that does not fit, the rest would travel while the GPU waits. A slot holds a chunk, and while a lane compresses
+/// one, the kernel sends the one before: they are short, so that it never runs out of them, and lie in a core's cache.
+const SLOT_BYTES: u32 = 256 << 10;
+const H2D_SLOTS: u32 = 768;
+const D2H_SLOTS: u32 = 256;
 /// Limits of what the daemon may say.
 const MAX_SLOT_BYTES: u32 = 64 << 20;
 const MAX_SLOTS: u32 = 4096;

@@ -100,17 +100,17 @@ pub(super) enum Then {
         address: u64,
         bytes: usize,
     },
-    /// A piece of a device-to-host copy is in its slot.
-    Chunk {
+    /// A piece of a device-to-host copy is in its slots.
+    Chunks {
         number: u64,
-        slot: u32,
+        slots: Range<u32>,
         offset: u64,
         bytes: u32,
         last: bool,
     },
-    /// A device-to-host slot is free again: its copy was given up.
-    GiveSlot {
-        slot: u32,
+    /// Device-to-host slots are free again: their copy was given up.
+    GiveSlots {
+        slots: Range<u32>,
     },
     /// The slots of these host-to-device chunks are free again.
     Retire {
@@ -135,7 +135,10 @@ impl Then {
     fn is_awaited(&self) -> bool {
         matches!(
             self,
-            Self::Reply { .. } | Self::Inline { .. } | Self::Mirrored { .. } | Self::Chunk { last: true, .. }
+            Self::Reply { .. }
+                | Self::Inline { .. }
+                | Self::Mirrored { .. }
+                | Self::Chunks { last: true, .. }
         )
     }
 
@@ -147,7 +150,7 @@ impl Then {
                 | Self::Done { .. }
                 | Self::Inline { .. }
                 | Self::Mirrored { .. }
-                | Self::Chunk { last: true, .. }
+                | Self::Chunks { last: true, .. }
                 | Self::HostCall { .. }
                 | Self::Fence { .. }
         )
@@ -420,15 +423,17 @@ impl Gpu {
             }
             at += 1;
             let end = match pending.then {
-                Then::Inline { number, .. } | Then::Chunk { number, last: true, .. } => Then::Done { number },
-                Then::Chunk { .. } | Then::Word { .. } => Then::Nothing,
+                Then::Inline { number, .. } | Then::Chunks { number, last: true, .. } => {
+                    Then::Done { number }
+                }
+                Then::Chunks { .. } | Then::Word { .. } => Then::Nothing,
                 _ => continue,
             };
             self.awaited = self.awaited.saturating_sub(u32::from(pending.then.is_awaited()));
             match std::mem::replace(&mut pending.then, end) {
                 Then::Inline { number, block, bytes } => self.inline_data(number, block, bytes),
-                Then::Chunk { number, slot, offset, bytes, .. } => {
-                    self.chunk_arrived(number, slot, offset, bytes, false, 0);
+                Then::Chunks { number, slots, offset, bytes, .. } => {
+                    self.chunks_arrived(number, slots, offset, bytes, false, 0);
                 }
                 Then::Word { address, value, bytes } => self.out.word(address, value, bytes),
                 _ => {}
@@ -458,10 +463,10 @@ impl Gpu {
             Then::Release { block } => self.arena.give(block),
             Then::Inline { number, block, bytes } => self.inline_arrived(number, block, bytes, status),
             Then::Mirrored { number, address, bytes } => self.send_mirrored(number, address, bytes, status),
-            Then::Chunk { number, slot, offset, bytes, last } => {
-                self.chunk_arrived(number, slot, offset, bytes, last, status);
+            Then::Chunks { number, slots, offset, bytes, last } => {
+                self.chunks_arrived(number, slots, offset, bytes, last, status);
             }
-            Then::GiveSlot { slot } => self.lanes.give_slot(slot),
+            Then::GiveSlots { slots } => self.lanes.give_slots(slots),
             Then::Retire { chunks } => self.lanes.retire(chunks, status),
             Then::HostCall { number } => {
                 if status == 0 {
