@@ -46,6 +46,10 @@ pub(crate) struct Request {
     pub(crate) direction: Direction,
     /// Of one copy.
     pub(crate) bytes: usize,
+    /// Copies that are issued before they are waited for; without it, as many as are worth it.
+    pub(crate) depth: Option<usize>,
+    /// Milliseconds between the end of such copies and the next, which do not count.
+    pub(crate) pause_ms: f64,
     pub(crate) seconds: f64,
 }
 
@@ -116,7 +120,9 @@ impl<'a> Copies<'a> {
         }
         let time =
             Duration::try_from_secs_f64(request.seconds).usage(|| format!("{} seconds", request.seconds))?;
-        let depth = (TOGETHER / request.bytes).clamp(1, DEEPEST);
+        let pause = Duration::try_from_secs_f64(request.pause_ms / 1e3)
+            .usage(|| format!("a pause of {} ms", request.pause_ms))?;
+        let depth = request.depth.unwrap_or(TOGETHER / request.bytes).clamp(1, DEEPEST);
         let hosts = match request.memory {
             Memory::Pinned => [Start(self.pinned[0].start), Start(self.pinned[1].start)],
             Memory::Pageable => {
@@ -162,6 +168,7 @@ impl<'a> Copies<'a> {
         let (mut rates, mut bytes) = (Vec::new(), 0);
         let begin = Instant::now();
         while rates.is_empty() || begin.elapsed() < time {
+            std::thread::sleep(pause);
             let start = Instant::now();
             let moved = batch(depth)?;
             rates.push(moved as f64 / start.elapsed().as_nanos() as f64);

@@ -33,6 +33,12 @@ pub(crate) struct Args {
     /// What is in the memory
     #[arg(long, value_enum, default_value = "random")]
     content: Content,
+    /// Copies that are issued before they are waited for, 1 to 64 [default: 256M of them, at most 64]
+    #[arg(long, value_name = "COPIES", value_parser = clap::value_parser!(u8).range(1..=64))]
+    depth: Option<u8>,
+    /// Milliseconds between such copies and the next, as in a program that computes meanwhile; they do not count
+    #[arg(long, value_name = "MS", default_value_t = 0.0)]
+    pause_ms: f64,
     /// Seconds of one case in one round on one side [default: 0.2; 0.05 with --quick]
     #[arg(long, value_name = "SECONDS")]
     seconds: Option<f64>,
@@ -76,6 +82,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if !(seconds > 0.0 && seconds <= 60.0) {
         return Err(Error::Usage(format!("--seconds {seconds} is not between 0 and 60")));
     }
+    if !(0.0..=1000.0).contains(&args.pause_ms) {
+        return Err(Error::Usage(format!("--pause-ms {} is not between 0 and 1000", args.pause_ms)));
+    }
     let sizes = args.sizes();
     let largest = sizes.iter().max().map_or(0, |size| size.0);
     let rig = Rig::new(&args.rig)?;
@@ -87,12 +96,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for memory in &args.memory {
         for direction in &args.directions {
             for size in &sizes {
-                let case = case(*memory, *direction, *size);
+                let case = format!("{}{}", case(*memory, *direction, *size), args.how());
                 if !recorder.time_left() {
                     recorder.say(&format!("{case}: no time is left"));
                     continue;
                 }
-                let copies = CopyRequest { memory: *memory, direction: *direction, bytes: size.0, seconds };
+                let copies = CopyRequest {
+                    memory: *memory,
+                    direction: *direction,
+                    bytes: size.0,
+                    depth: args.depth.map(usize::from),
+                    pause_ms: args.pause_ms,
+                    seconds,
+                };
                 let request = json(&Request::Copies(copies))?;
                 for taken in session.turns(&session.links(), &request, rounds, ANSWER_LIMIT, &mut recorder)? {
                     let mut figure = figure(&case, taken)?;
@@ -100,6 +116,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                     figure.about.insert("memory".into(), json!(memory));
                     figure.about.insert("direction".into(), json!(direction));
                     figure.about.insert("content".into(), json!(args.content));
+                    figure.about.insert("pause_ms".into(), json!(args.pause_ms));
                     recorder.add(figure)?;
                 }
             }
@@ -126,6 +143,18 @@ fn case(memory: Memory, direction: Direction, size: Size) -> String {
 }
 
 impl Args {
+    /// What sets a case apart from the usual one: another content, another depth.
+    fn how(&self) -> String {
+        let content = match self.content {
+            Content::Random => "",
+            Content::Zeros => ", zeros",
+            Content::Pixels => ", pixels",
+        };
+        let depth = self.depth.map(|depth| format!(", {depth} at a time")).unwrap_or_default();
+        let pause = if self.pause_ms > 0.0 { format!(", {} ms apart", self.pause_ms) } else { String::new() };
+        format!("{content}{depth}{pause}")
+    }
+
     fn sizes(&self) -> Vec<Size> {
         let mut sizes = match (self.sizes.is_empty(), self.rig.quick) {
             (false, _) => self.sizes.clone(),
