@@ -315,3 +315,32 @@ for turn in range(120):
     thread.join()
 assert not codes, codes
 """)
+
+
+def test_memory_that_could_be_shared_is_had_and_not_shared(server):
+    """As PyTorch's expandable segments ask for it; sharing itself is not carried."""
+    run(server, HEAD + """
+driver.start()
+class Properties(ctypes.Structure):
+    _fields_ = [(name, c_uint) for name in ("kind", "handles", "location", "device")] + [("rest", c_uint64 * 2)]
+class Access(ctypes.Structure):
+    _fields_ = [(name, c_uint) for name in ("kind", "device", "flags")]
+size = 20 * MIB
+base, handle, shared = c_uint64(), c_uint64(), ctypes.c_int(-1)
+driver.call("cuMemAddressReserve", byref(base), c_size_t(4 * size), c_size_t(0), c_uint64(0), c_uint64(0))
+POSIX, FABRIC = 1, 8
+def create(handles):
+    driver.call("cuMemCreate", byref(handle), c_size_t(size), byref(Properties(1, handles, 1, 0)), c_uint64(0))
+assert driver.code_of(create, FABRIC) == 801
+for part in range(4):
+    create(POSIX)
+    driver.call("cuMemMap", c_uint64(base.value + part * size), c_size_t(size), c_size_t(0), handle, c_uint64(0))
+    assert driver.code_of(driver.call, "cuMemExportToShareableHandle", byref(shared), handle, POSIX, c_uint64(0)) == 801
+    assert shared.value == -1
+    driver.call("cuMemRelease", handle)
+driver.call("cuMemSetAccess", base, c_size_t(4 * size), byref(Access(1, 0, 3)), c_size_t(1))
+fill(base.value, 4 * size, 5)
+assert driver.from_device(base.value + size - 4, 8) == bytes([5]) * 8
+driver.call("cuMemUnmap", base, c_size_t(4 * size))
+driver.call("cuMemAddressFree", base, c_size_t(4 * size))
+""")

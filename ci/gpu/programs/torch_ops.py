@@ -412,6 +412,21 @@ def transformer():
     return [loss, norm, x.grad] + [parameter.grad for parameter in block.parameters()]
 
 
+def expandable_segments():
+    """The allocator maps physical memory into one range of addresses as it needs it."""
+    torch.cuda.empty_cache()
+    torch.cuda.memory._set_allocator_settings("expandable_segments:True")
+    try:
+        held = [torch.full((size, 1024), float(n), device=GPU) for n, size in enumerate((1000, 5000, 20_000, 300))]
+        held += [part * 2 for part in held]
+        del held[1]
+        torch.cuda.empty_cache()
+        held.append(torch.ones(30_000, 1024, device=GPU))
+        return [part.double().sum() for part in held]
+    finally:
+        torch.cuda.memory._set_allocator_settings("expandable_segments:False")
+
+
 def main():
     report = Report(arguments(__doc__))
     report.versions = {"torch": torch.__version__, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
@@ -422,6 +437,7 @@ def main():
     check("big_copies", exact(), big_copies)
     check("memory_statistics", exact(), memory_statistics)
     check("out_of_memory", exact(), out_of_memory)
+    check("expandable_segments", exact(), expandable_segments)
     check("streams", exact(), streams)
     check("event_times", info(), event_times)
     check("threads", exact(), threads)

@@ -17,6 +17,7 @@ use crate::runtime::stats::counter;
 use crate::runtime::{self, Runtime, current, kept, memory_state};
 
 use super::arguments::{give, need};
+use super::virtual_memory::FILE_DESCRIPTOR;
 
 // CUmemPool_attribute of cuda.h.
 const RELEASE_THRESHOLD: u32 = 4;
@@ -94,11 +95,11 @@ pub unsafe extern "C" fn cuMemPoolCreate(pool: *mut CUmemoryPool, properties: *c
         need(properties)?;
         // SAFETY: the program's properties.
         let properties = unsafe { &*properties };
-        // Pinned, on a device, and not for sharing: what is advertised.
+        // Pinned, on a device; to share it is refused when that is asked for (see `virtual_memory`).
         if properties.kind != 1 || properties.location_kind != 1 {
             return Err(CUDA_ERROR_INVALID_VALUE);
         }
-        if properties.handle_types != 0 {
+        if properties.handle_types & !FILE_DESCRIPTOR != 0 {
             return Err(CUDA_ERROR_NOT_SUPPORTED);
         }
         runtime.device(properties.location)?;

@@ -43,12 +43,19 @@ pub struct Access {
     flags: u32,
 }
 
-/// What is advertised: pinned memory on a device, not for sharing with other processes.
+/// `CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR`. PyTorch's expandable segments ask for memory that could be shared so,
+/// whatever the device's attributes say, and hardly ever share it. So the memory is had, and only to share it is refused.
+pub(super) const FILE_DESCRIPTOR: u32 = 1;
+
+/// Pinned memory on a device.
 fn check(runtime: &Runtime, properties: &Properties) -> Result<(), CUresult> {
     if properties.kind != 1 {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
-    if properties.location_kind != 1 || properties.handle_types != 0 || properties.usage != 0 {
+    if properties.location_kind != 1
+        || properties.handle_types & !FILE_DESCRIPTOR != 0
+        || properties.usage != 0
+    {
         return Err(CUDA_ERROR_NOT_SUPPORTED);
     }
     runtime.device(properties.location).map(drop)
