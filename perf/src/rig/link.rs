@@ -14,6 +14,8 @@ pub(crate) enum Way {
     Loopback,
     /// Two network namespaces, joined by a link of limited bandwidth.
     Shaped,
+    /// No link: a second native process. What it differs from the first by is no link's doing.
+    Native,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,12 +26,13 @@ pub(crate) struct Link {
     pub(crate) gbit: Option<f64>,
 }
 
-pub(crate) const ALL: [Link; 5] = [
+pub(crate) const ALL: [Link; 6] = [
     Link { name: "shm", way: Way::Unix, gbit: None },
     Link { name: "tcp", way: Way::Loopback, gbit: None },
     Link { name: "100g", way: Way::Shaped, gbit: Some(100.0) },
     Link { name: "25g", way: Way::Shaped, gbit: Some(25.0) },
     Link { name: "10g", way: Way::Shaped, gbit: Some(10.0) },
+    Link { name: "native", way: Way::Native, gbit: None },
 ];
 
 impl Link {
@@ -45,7 +48,7 @@ impl Link {
     pub(crate) fn listen(&self, work: &Path) -> String {
         match self.way {
             Way::Unix => format!("unix:{}", work.join(format!("{}.socket", self.name)).display()),
-            Way::Loopback => "127.0.0.1:0".to_owned(),
+            Way::Loopback | Way::Native => "127.0.0.1:0".to_owned(),
             Way::Shaped => format!("{}:0", shaped::SERVER),
         }
     }

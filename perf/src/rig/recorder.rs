@@ -58,7 +58,7 @@ impl Recorder {
         self.file.runs.iter().any(|run| run.about.contains_key(name))
     }
 
-    /// Takes a figure, says it on stderr, and writes the file.
+    /// Takes a figure, says it on stderr, and writes the file. An earlier one of the same thing goes.
     pub(crate) fn add(&mut self, mut figure: Figure) -> Result<()> {
         figure.run = 0;
         figure.suite = self.suite.to_owned();
@@ -76,6 +76,7 @@ impl Recorder {
             number(figure.remote.median),
             unit = figure.unit,
         );
+        self.file.figures.retain(|other| (&other.case, &other.link) != (&figure.case, &figure.link));
         self.file.figures.push(figure);
         self.save()
     }

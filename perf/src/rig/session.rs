@@ -33,7 +33,7 @@ struct Remote {
     link: Link,
     // Dropped in this order: the client goes before its server.
     child: Child,
-    _place: Place,
+    _place: Option<Place>,
 }
 
 /// A server at the end of a link.
@@ -54,6 +54,9 @@ impl Place {
 
     /// Makes the link, measures what plain TCP gets of it, and starts a server at its end.
     pub(crate) fn start(rig: &Rig, link: Link, recorder: &mut Recorder) -> Result<Place> {
+        if link.way == Way::Native {
+            return Err(Error::Usage("native is not a link that this command can measure".into()));
+        }
         let network = link.network()?;
         let name = format!("line_{}", link.name);
         if link.way != Way::Unix && !recorder.knows(&name) {
@@ -182,8 +185,11 @@ impl Session {
 
 impl Remote {
     fn start(rig: &Rig, link: Link, program: &[OsString], recorder: &mut Recorder) -> Result<Remote> {
-        let place = Place::start(rig, link, recorder)?;
-        let mut child = Child::start(rig, "child", program, Some(&place))?;
+        let place = match link.way {
+            Way::Native => None,
+            _ => Some(Place::start(rig, link, recorder)?),
+        };
+        let mut child = Child::start(rig, "child", program, place.as_ref())?;
         child.hear(READY_LIMIT)?;
         Ok(Remote { link, child, _place: place })
     }

@@ -20,7 +20,8 @@ use crate::rig::session::Place;
 /// The links of a suite, as the command line names them.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Links {
-    /// Links to measure: shm, tcp, 100g, 25g, 10g
+    /// Links to measure: shm, tcp, 100g, 25g, 10g; and native, a second native process: where it is told that two
+    /// native processes differ by so much, so may any other
     #[arg(long, value_name = "LINK,...", value_delimiter = ',', default_value = "shm,tcp", value_parser = link::parse)]
     pub(crate) links: Vec<Link>,
 }

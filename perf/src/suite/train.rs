@@ -4,6 +4,8 @@
 //! one group of links after the other takes turns with it: all links at once would not fit into the GPU's
 //! memory at large batches.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
@@ -57,6 +59,10 @@ pub(crate) struct Cases {
     /// Seconds of one round on one side, natively [default: 1; 0.5 with --quick]
     #[arg(long, value_name = "SECONDS")]
     seconds: Option<f64>,
+    /// How often all processes are started anew, and the rounds taken again: where a process has its memory on the
+    /// GPU decides some thousandths of its speed, for as long as it lives
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    starts: u32,
     /// Steps of one round instead
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     steps: Option<u32>,
@@ -120,6 +126,10 @@ impl Case {
         format!("{} {} {}", self.model.name(), self.precision.name(), self.batch)
     }
 
+    fn with_item(self, item: bool) -> String {
+        format!("{}{}", self.name(), if item { " item" } else { "" })
+    }
+
     fn prepare(self) -> Value {
         json!({
             "do": "prepare", "model": self.model.name(), "precision": self.precision.name(), "batch": self.batch,
@@ -180,16 +190,39 @@ pub(crate) fn measure(
     }
     let mut recorder = Recorder::new(&rig.args, suite);
     let words: &[&str] = if cases.no_autotune { &["--no-autotune"] } else { &[] };
-    let mut session = Session::start(rig, links, &program(rig.work(), &cases.python, words)?, &mut recorder)?;
-    recorder.say("all processes are ready");
-    for case in cases.all(quick) {
+    let program = program(rig.work(), &cases.python, words)?;
+    let mut taken = Taken::new();
+    for _ in 0..cases.starts {
         if !recorder.time_left() {
-            recorder.say(&format!("{}: no time is left", case.name()));
-            continue;
+            break;
         }
-        one_case(rig, case, cases, &mut session, &mut recorder, finish)?;
+        let mut session = Session::start(rig, links, &program, &mut recorder)?;
+        recorder.say("all processes are ready");
+        for case in cases.all(quick) {
+            if !recorder.time_left() {
+                recorder.say(&format!("{}: no time is left", case.name()));
+                continue;
+            }
+            one_case(rig, case, cases, &mut session, &mut taken, &mut recorder, finish)?;
+        }
     }
     recorder.finish()
+}
+
+/// Rounds of all starts so far, by case and link.
+type Taken = HashMap<(String, &'static str), Rounds>;
+
+/// Enters the rounds of one start, and gives those of all.
+fn together<'a>(taken: &'a mut Taken, case: &str, rounds: Rounds) -> &'a Rounds {
+    match taken.entry((case.to_owned(), rounds.link.name)) {
+        Entry::Vacant(entry) => entry.insert(rounds),
+        Entry::Occupied(entry) => {
+            let all = entry.into_mut();
+            all.native.extend(rounds.native);
+            all.remote.extend(rounds.remote);
+            all
+        }
+    }
 }
 
 fn one_case(
@@ -197,6 +230,7 @@ fn one_case(
     case: Case,
     cases: &Cases,
     session: &mut Session,
+    all: &mut Taken,
     recorder: &mut Recorder,
     finish: &dyn Fn(&Link, &mut Figure),
 ) -> Result<()> {
@@ -226,6 +260,7 @@ fn one_case(
             let steps = json!({ "do": "steps", "count": count, "item": item });
             for taken in session.turns(&ready, &steps, rounds, ROUND_LIMIT, recorder)? {
                 let link = taken.link;
+                let taken = together(all, &case.with_item(item), taken);
                 let mut figure = figure(case, item, count, number("bytes"), taken)?;
                 finish(&link, &mut figure);
                 recorder.add(figure)?;
@@ -239,7 +274,7 @@ fn one_case(
     session.ask_native(&json!({ "do": "drop" }), ROUND_LIMIT).map(drop)
 }
 
-fn figure(case: Case, item: bool, count: u32, bytes: f64, rounds: Rounds) -> Result<Figure> {
+fn figure(case: Case, item: bool, count: u32, bytes: f64, rounds: &Rounds) -> Result<Figure> {
     let native = side(&rounds.native)?;
     let mut about = std::collections::BTreeMap::new();
     about.insert("model".to_owned(), json!(case.model.name()));
@@ -255,7 +290,7 @@ fn figure(case: Case, item: bool, count: u32, bytes: f64, rounds: Rounds) -> Res
     let figure = Figure {
         run: 0,
         suite: String::new(),
-        case: format!("{}{}", case.name(), if item { " item" } else { "" }),
+        case: case.with_item(item),
         link: rounds.link.name.to_owned(),
         unit: "ms".to_owned(),
         larger_is_better: false,
