@@ -96,7 +96,9 @@ fn publish(
 ) -> Result<(), CUresult> {
     let mirrors = mirror::pointed_to(runtime, &stream.context, parameters)?;
     if mirrors.is_empty() {
-        return post();
+        post()?;
+        runtime.session.begin();
+        return Ok(());
     }
     let capture = stream.capture.load(Relaxed);
     if capture != 0 {

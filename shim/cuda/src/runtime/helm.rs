@@ -58,13 +58,14 @@ struct Crew {
 
 impl Helm {
     /// Turns the lane in place of the I/O thread until `done`, for a while at most; not if somebody else does, or if
-    /// the I/O thread sleeps. `spin`: how long threads spin here.
-    pub(crate) fn take(&self, spin: Duration, done: impl Fn() -> bool) {
+    /// the I/O thread sleeps. `spin`: how long threads spin here. Gives whether it came to that, the lane having been
+    /// turned here.
+    pub(crate) fn take(&self, spin: Duration, done: impl Fn() -> bool) -> bool {
         if spin.is_zero() || self.asleep.load(Relaxed) {
-            return;
+            return false;
         }
         if self.owner.compare_exchange(0, this_thread(), AcqRel, Relaxed).is_err() {
-            return;
+            return false;
         }
         let start = Instant::now();
         let crew = loop {
@@ -79,11 +80,16 @@ impl Helm {
             }
             std::hint::spin_loop();
         };
+        let mut finished = false;
         // Nobody is aboard where only the I/O thread may turn the lane.
         if let Some(mut crew) = crew
             && let Some(Crew { pump, lane, over }) = crew.as_mut()
         {
-            while over.is_none() && !done() {
+            while over.is_none() {
+                finished = done();
+                if finished {
+                    break;
+                }
                 *over = pump.turn(&mut **lane, false).err();
                 let elapsed = start.elapsed();
                 if elapsed >= spin * LONGER {
@@ -101,6 +107,7 @@ impl Helm {
         {
             io.unpark();
         }
+        finished
     }
 
     /// Whether this thread has the helm: it has been interrupted there.

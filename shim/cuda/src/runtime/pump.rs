@@ -17,7 +17,7 @@ use fusewire_wire::ops::events::Event;
 use fusewire_wire::session::pulse::{Patience, Pulse};
 use fusewire_wire::session::{AckPolicy, Flow, Inbox, Sink};
 
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use crate::abi::result::{CUDA_ERROR_DEVICE_UNAVAILABLE, CUDA_ERROR_NOT_READY, CUDA_SUCCESS};
 
@@ -40,14 +40,13 @@ const PATIENCE: Patience =
 
 /// How long what nobody waits for gathers before it is sent: a few launches go in one message, and in one
 /// message with the synchronisation that follows them. The GPU would not have begun sooner by more than this, and
-/// callers meet the I/O thread at their lock that much less often. Behind a message that was full of them more may
-/// gather, while the server is busy with those. Not where cores are scarce, and the thread sleeps until it is woken.
+/// callers meet the I/O thread at their lock that much less often. Not where cores are scarce, and the thread sleeps
+/// until it is woken.
 const GATHER: Duration = Duration::from_micros(3);
-/// How much more: so many times as long, up to so often, behind a message that has taken the server longer.
-const MORE: u32 = 4;
-const MOST: u32 = 16;
-/// Bytes of a message that keeps the server busy for longer than several times [`GATHER`]: some ten launches.
-const FULL: usize = 1 << 10;
+/// How much longer it may be behind a message of many records, for each of them: a quarter of what a launch takes the
+/// server, so that it never runs out of them. And the longest of all.
+const GATHER_RECORD: Duration = Duration::from_nanos(750);
+const GATHER_MOST: Duration = Duration::from_micros(192);
 
 /// How long what kernels may have changed in mirrored memory waits for somebody to ask for it: a program may look
 /// at the memory without asking. Twice as long after each time that nothing had changed, up to the other.
@@ -102,8 +101,8 @@ pub(crate) struct Pump {
     spin: Duration,
     /// Since when there has been something to send.
     gathering: Option<Instant>,
-    /// How many times [`GATHER`] it gathers.
-    gather: u32,
+    /// How long it gathers.
+    gather: Duration,
     /// When memory that is kept was last looked at.
     looked: Instant,
     /// Since when there have been mirrors that are behind the device.
@@ -129,7 +128,7 @@ impl Pump {
             pulse: Pulse::open(PATIENCE, 0),
             spin,
             gathering: None,
-            gather: 1,
+            gather: GATHER,
             looked: Instant::now(),
             owing: None,
             unasked: UNASKED,
@@ -154,7 +153,11 @@ impl Pump {
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        self.at(Instant::now())
+    }
+
+    fn at(&self, when: Instant) -> u64 {
+        u64::try_from(when.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// Says everything that is to be said, and hears what has come. Sleeps, if it may, when nothing has happened for
@@ -189,12 +192,12 @@ impl Pump {
             self.inbox.resume(&mut self.events)?;
             busy = true;
         }
-        if turn.received_bytes != 0 {
-            stats::received_batches(self.inbox.applied());
-            self.pulse.heard(self.now());
-        }
         if busy || turn.received_bytes != 0 || turn.sent_frames != 0 || turn.woken {
             self.active = Instant::now();
+            if turn.received_bytes != 0 {
+                stats::received_batches(self.inbox.applied());
+                self.pulse.heard(self.at(self.active));
+            }
         } else if wait == Wait::No {
             std::hint::spin_loop();
         } else if self.pulse.check(self.now())? {
@@ -241,8 +244,7 @@ impl Pump {
             let frame = self.session.seal(applied);
             let Some(frame) = frame else { break };
             self.gathering = None;
-            let full = frame.len() >= FULL * self.gather as usize;
-            self.gather = if full { (self.gather * MORE).min(MOST) } else { 1 };
+            self.gather = (GATHER_RECORD * records(&frame)).clamp(GATHER, GATHER_MOST);
             link.send(frame)?;
             self.inbox.ack_sent(applied);
             stats::sent_batch();
@@ -268,8 +270,13 @@ impl Pump {
         if self.spin.is_zero() || self.session.is_urgent() {
             return true;
         }
-        self.gathering.get_or_insert_with(Instant::now).elapsed() >= GATHER * self.gather
+        self.gathering.get_or_insert_with(Instant::now).elapsed() >= self.gather
     }
+}
+
+/// How many records a batch has.
+fn records(batch: &[u8]) -> u32 {
+    FrameHeader::read_from_prefix(batch).map_or(0, |(header, _)| header.records)
 }
 
 fn bare(kind: FrameKind, number: u64, applied: u64) -> Arc<Vec<u8>> {

@@ -60,6 +60,9 @@ pub(crate) struct Session {
     gathered: AtomicBool,
     /// Somebody waits for what has been published: it is not to wait for company.
     urgent: AtomicBool,
+    /// The last thing that happened is that a caller got his answer, with the lane in his own hands: the server has
+    /// nothing to do.
+    answered: AtomicBool,
     /// The peer has acknowledged something: there may be room again.
     pub(super) room: Condvar,
     pub(crate) pending: Mutex<HashMap<u64, Pending>>,
@@ -115,6 +118,7 @@ impl Session {
             }),
             gathered: AtomicBool::new(false),
             urgent: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
             room: Condvar::new(),
             pending: Mutex::new(HashMap::new()),
             copies_out: AtomicUsize::new(0),
@@ -466,8 +470,21 @@ impl Session {
 
     /// Waits for an answer, turning the lane meanwhile if that may be.
     fn answer(&self, waiter: &Waiter) -> (CUresult, Vec<u8>) {
-        self.helm.take(self.spin, || waiter.is_ready());
+        if self.helm.take(self.spin, || waiter.is_ready()) {
+            self.answered.store(true, Relaxed);
+        }
         waiter.wait(self.spin)
+    }
+
+    /// The program has published a launch. The first one after an answer is sent at once, where a caller can do that
+    /// himself: the server has nothing else to do, and takes longer over it than this takes, so that what follows
+    /// catches up. No lock may be held: what has come is taken, too.
+    #[inline]
+    pub(crate) fn begin(&self) {
+        if self.answered.load(Relaxed) && self.answered.swap(false, Relaxed) {
+            self.hurry();
+            self.helm.take(self.spin, || !self.has_gathered());
+        }
     }
 
     pub(crate) fn wake(&self) {

@@ -53,7 +53,7 @@ impl Waiter {
     }
 
     pub(crate) fn wait(&self, spin: Duration) -> (CUresult, Vec<u8>) {
-        if !spin.is_zero() {
+        if !spin.is_zero() && !self.is_ready() {
             let start = Instant::now();
             while !self.is_ready() && start.elapsed() < spin {
                 std::hint::spin_loop();
