@@ -91,6 +91,9 @@ impl Helm {
                     break;
                 }
                 *over = pump.turn(&mut **lane, false).err();
+                if done() {
+                    continue;
+                }
                 let elapsed = start.elapsed();
                 if elapsed >= spin * LONGER {
                     break;

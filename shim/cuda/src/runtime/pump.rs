@@ -43,9 +43,9 @@ const PATIENCE: Patience =
 /// callers meet the I/O thread at their lock that much less often. Not where cores are scarce, and the thread sleeps
 /// until it is woken.
 const GATHER: Duration = Duration::from_micros(3);
-/// How much longer it may be behind a message of many records, for each of them: a quarter of what a launch takes the
-/// server, so that it never runs out of them. And the longest of all.
-const GATHER_RECORD: Duration = Duration::from_nanos(750);
+/// How much longer it may be behind a message of many records, for each of them: half of what a launch takes the
+/// server, so that it does not run out of them. And the longest of all.
+const GATHER_RECORD: Duration = Duration::from_nanos(1500);
 const GATHER_MOST: Duration = Duration::from_micros(192);
 
 /// How long what kernels may have changed in mirrored memory waits for somebody to ask for it: a program may look
