@@ -205,7 +205,12 @@ impl Gpu {
                 return Ok(());
             }
             match self.enqueue_piece(number, &record, offset) {
-                Ok(bytes) => offset += bytes,
+                Ok(bytes) => {
+                    offset += bytes;
+                    // To enqueue all of a long copy takes a good part of what it takes the link: the first pieces leave
+                    // meanwhile.
+                    self.poll();
+                }
                 Err(status) => {
                     self.cancel_chunks(id, number);
                     return Err(status);
