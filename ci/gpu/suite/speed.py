@@ -1,15 +1,10 @@
 """Speed against native: two processes that stay, native and remote, and measure in turns."""
 
-import json
-import queue
 import statistics
-import subprocess
-import threading
 import time
 
-from .runner import end_group
+from .process import Process
 
-MARK = "FIGURES "
 # What is asked: (at least this ratio to native, at least this figure). Larger ratios are faster.
 ASKED = {
     "resnet50_fp32_32_ms": (0.90, None),
@@ -21,57 +16,6 @@ ASKED = {
 }
 
 
-class Process:
-    """One `speed.py`, ready to measure when told."""
-
-    def __init__(self, suite, check, side):
-        runner = suite.runner
-        argv = runner.program(check.file, ["--quick"] if suite.options.quick else [], runner.out / "speed.unused")[:-2]
-        argv = runner.remote_argv(argv) if side == "remote" else runner.native_argv(argv)
-        self.side, self.command = side, runner.shown(argv)
-        self.log = runner.out / f"{check.name}.{side}.log"
-        self.file = open(self.log, "wb")
-        self.lines = queue.Queue()
-        self.process = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.file,
-            env=runner.environment(check.name, side), start_new_session=True,
-        )
-        threading.Thread(target=self.listen, daemon=True).start()
-
-    def listen(self):
-        for line in self.process.stdout:
-            text = line.decode(errors="replace")
-            if text.startswith(MARK):
-                self.lines.put(json.loads(text[len(MARK):]))
-        self.lines.put(None)
-
-    def figures(self, end):
-        """The next line of figures. Raises RuntimeError when none comes in time."""
-        try:
-            found = self.lines.get(timeout=max(0.1, end - time.monotonic()))
-        except queue.Empty:
-            raise RuntimeError(f"{self.side}: no figures in time") from None
-        if found is None:
-            raise RuntimeError(f"{self.side}: ended with exit code {self.process.wait()}")
-        return found
-
-    def turn(self, end):
-        try:
-            self.process.stdin.write(b"turn\n")
-            self.process.stdin.flush()
-        except OSError:
-            pass  # It has ended; the next line tells.
-        return self.figures(end)
-
-    def stop(self):
-        try:
-            self.process.stdin.close()
-            self.process.wait(20)
-        except (OSError, subprocess.TimeoutExpired):
-            end_group(self.process)
-        self.file.close()
-
-
 def speed(suite, check, only):
     rounds = 3 if suite.options.quick else 5
     end = time.monotonic() + check.timeout
@@ -79,7 +23,8 @@ def speed(suite, check, only):
     try:
         # One after the other: each tunes itself with the card to itself.
         for side in ("native", "remote"):
-            processes.append(Process(suite, check, side))
+            arguments = ["--quick"] if suite.options.quick else []
+            processes.append(Process(suite.runner, check.name, side, check.file, arguments))
             processes[-1].figures(end)
         for turn in range(rounds):
             # Who goes first alternates.
@@ -93,8 +38,8 @@ def speed(suite, check, only):
     whole = min(len(figures["native"]), len(figures["remote"]))
     commands = {f"{process.side}_command": process.command for process in processes}
     if failure:
-        tail = processes[-1].log.read_text(errors="replace")[-3000:]
-        suite.record.add("speed", False, detail=f"{failure} after {whole} whole rounds", tail=tail, **commands)
+        detail = f"{failure} after {whole} whole rounds"
+        suite.record.add("speed", False, detail=detail, tail=processes[-1].tail(), **commands)
     names = figures["native"][0] if whole else {}
     for name in names:
         judge(suite, check, name, *([row[name] for row in figures[side][:whole]] for side in ("native", "remote")), commands)
