@@ -89,15 +89,24 @@ def free_port():
         return listener.getsockname()[1]
 
 
-class Server:
-    """`fusewire serve` on a free loopback port."""
+def worker_in(said, pid):
+    """The worker that a server's log names for a client process, or None."""
+    found = re.findall(rf"^.*session \w+ opened: .*\(pid {pid} on .*, worker (\d+)$", said, re.MULTILINE)
+    return int(found[-1]) if found else None
 
-    def __init__(self, program, out, options):
+
+class Server:
+    """`fusewire serve` on a free loopback port, and on a UNIX socket too where a path for it is given."""
+
+    def __init__(self, program, out, options, name="serve", path=None, env=None):
         self.program, self.options = program, options
-        self.log = pathlib.Path(out) / "serve.log"
+        self.log = pathlib.Path(out) / f"{name}.log"
+        self.local = f"unix:{path}" if path else None
+        self.env = {**os.environ, **(env or {})}
         self.process = None
         self.address = None
         self.starts = 0
+        self.offset = 0
 
     def ensure(self):
         """Starts the server if it does not run. Raises RuntimeError with the reason when it cannot."""
@@ -105,22 +114,37 @@ class Server:
             return
         self.starts += 1
         self.address = f"127.0.0.1:{free_port()}"
-        offset = self.log.stat().st_size if self.log.exists() else 0
+        links = [self.address, *([self.local] if self.local else [])]
+        self.offset = self.log.stat().st_size if self.log.exists() else 0
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [self.program, "serve", "--listen", self.address, *self.options],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                [self.program, "serve", *(word for link in links for word in ("--listen", link)), *self.options],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=self.env, start_new_session=True,
             )
         end = time.monotonic() + START_LIMIT
         while time.monotonic() < end:
-            said = self.log.read_bytes()[offset:].decode(errors="replace")
-            if "listening on" in said:
+            said = self.said()
+            if said.count("listening on") >= len(links):
                 return
             if self.process.poll() is not None:
                 raise RuntimeError(f"the server ended with {self.process.returncode}: {said.strip()[-600:]}")
             time.sleep(0.05)
         self.stop()
-        raise RuntimeError(f"the server does not listen after {START_LIMIT} s: see serve.log")
+        raise RuntimeError(f"the server does not listen after {START_LIMIT} s: see {self.log.name}")
+
+    def said(self):
+        """What the server that runs now has said so far."""
+        return self.log.read_bytes()[self.offset:].decode(errors="replace")
+
+    def worker_of(self, pid, limit=10.0):
+        """The process that serves the session of a client process. Raises RuntimeError when there is none."""
+        end = time.monotonic() + limit
+        while True:
+            if worker := worker_in(self.said(), pid):
+                return worker
+            if time.monotonic() > end:
+                raise RuntimeError(f"{self.log.name} names no worker for client {pid}")
+            time.sleep(0.05)
 
     def stop(self):
         if self.process is None or self.process.poll() is not None:
