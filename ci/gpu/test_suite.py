@@ -9,6 +9,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE / "programs")]
 
 import report  # noqa: E402
+from suite import host, idle  # noqa: E402
 from suite.compare import brief, compare  # noqa: E402
 from suite.record import merge, sentence  # noqa: E402
 
@@ -72,6 +73,87 @@ class Merging(unittest.TestCase):
         self.assertEqual(whole["totals"], {"passed": 2, "failed": 0, "skipped": 1})
         self.assertEqual(whole["commit"], "2")
         self.assertEqual(sentence(whole["totals"]), "2 passed, 0 failed, 1 skipped")
+
+
+MIB = 1 << 20
+SMAPS = """\
+00400000-00600000 r-xp 00000000 08:01 1234                               /opt/a folder/fusewire
+Size:               2048 kB
+Rss:                1024 kB
+Pss:                1024 kB
+VmFlags: rd ex mr mw me
+7f0000000000-7f0002000000 rw-p 00000000 00:00 0
+Size:              32768 kB
+Rss:               32768 kB
+VmFlags: rd wr mr mw me ac hg
+7f0002000000-7f0006000000 rw-s 00000000 00:01 77                         /memfd:fusewire-pinned (deleted)
+Size:              65536 kB
+Rss:               65536 kB
+7f0006000000-7f0006800000 rw-s 00000000 00:01 78                         /memfd:fusewire-link (deleted)
+Size:               8192 kB
+Rss:                4096 kB
+7f0010000000-7f0090000000 rw-p 00000000 00:00 0
+Size:            2097152 kB
+Rss:                2048 kB
+"""
+
+
+class Idling(unittest.TestCase):
+    def setUp(self):
+        self.rows = idle.parse(SMAPS)
+
+    def sizes(self, rows):
+        return [row.resident // MIB for row in rows]
+
+    def test_smaps_are_read(self):
+        self.assertEqual(self.rows[0], idle.Mapping(0x400000, 0x600000, "/opt/a folder/fusewire", MIB))
+        self.assertEqual([row.name for row in self.rows[1:3]], ["", "/memfd:fusewire-pinned (deleted)"])
+        self.assertEqual(self.sizes(self.rows), [1, 32, 64, 4, 2])
+        self.assertEqual(idle.parse(""), [])
+
+    def test_this_process_is_read(self):
+        self.assertGreater(idle.resident(idle.mappings("self")), MIB)
+        self.assertGreaterEqual(idle.ticks("this one", "self"), 0)
+
+    def test_what_has_ended_is_said(self):
+        with self.assertRaises(RuntimeError):
+            idle.mappings(1 << 30)
+        with self.assertRaisesRegex(RuntimeError, "^a worker "):
+            idle.ticks("a worker", 1 << 30)
+        self.assertEqual(idle.threads(1 << 30), {})
+
+    def test_buffers_do_not_count_even_as_part_of_a_mapping(self):
+        begin = self.rows[1].begin
+        self.assertEqual(self.sizes(idle.without(self.rows, [(begin, 32 * MIB)])), [1, 0, 64, 4, 2])
+        self.assertEqual(self.sizes(idle.without(self.rows, [(begin + MIB, 8 * MIB)])), [1, 24, 64, 4, 2])
+        # Over two mappings; and in one that is hardly in memory.
+        self.assertEqual(self.sizes(idle.without(self.rows, [(begin + 31 * MIB, 2 * MIB)])), [1, 31, 63, 4, 2])
+        self.assertEqual(self.sizes(idle.without(self.rows, [(self.rows[4].begin, 64 * MIB)])), [1, 32, 64, 4, 0])
+
+    def test_a_worker_is_what_is_left_of_it(self):
+        rest, staging, pinned = idle.divide(self.rows, 32 * MIB)
+        self.assertEqual((idle.resident(rest), staging, pinned), (7 * MIB, 32 * MIB, 64 * MIB))
+        # The kernel has joined staging with something else.
+        rest, staging, _ = idle.divide(self.rows, 30 * MIB)
+        self.assertEqual((idle.resident(rest), staging), (9 * MIB, 30 * MIB))
+        # Neither what is smaller nor what is far larger.
+        with self.assertRaisesRegex(ValueError, "no anonymous mapping"):
+            idle.divide(self.rows, 256 * MIB)
+
+    def test_mappings_of_one_name_are_summed(self):
+        self.assertEqual(idle.by_name(self.rows, 3), {"fusewire-pinned": 64.0, "anonymous": 34.0, "fusewire-link": 4.0})
+
+    def test_busy_threads_are_named(self):
+        first = {"1": ("main", 5000), "2": ("io", 0)}
+        last = {"1": ("main", 5000), "2": ("io", 3000), "3": ("new", 9000)}
+        self.assertEqual(idle.awake(first, last), ["new 9 us", "io 3 us"])
+
+    def test_a_worker_is_found_in_the_log(self):
+        said = (
+            "fusewire: session 2c5 opened: 127.0.0.1:77 python3 a.py (pid 500 on vm), gpu 0, worker 80\n"
+            "fusewire: session f3a opened: process 77 of user 0 python3 a.py (pid 77 on vm), gpu 1, worker 93\n"
+        )
+        self.assertEqual([host.worker_in(said, pid) for pid in (500, 77, 7, 80)], [80, 93, None, None])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import threading
 import time
 import typing
 
-from . import host, speed
+from . import host, idle, speed
 from .compare import compare
 
 
@@ -283,6 +283,7 @@ CHECKS = [
     Check("no_server", "torch without a server, and with one that says nothing", 35, 90, "no_server.py", function=no_server),
     Check("counts", "round trips of a training step: 0, with .item() 1", 25, 120, "counts.py", alone=True, function=counts),
     Check("speed", "training steps, launches and copies against native, in turns", 100, 240, "speed.py", alone=True, function=speed.speed),
+    Check("idle", "idle sessions use no processor, and a worker little memory", 30, 60, "idle.py", alone=True, function=idle.idle),
     Check("ten_sessions", "ten sessions at once; memory afterwards", 45, 150, "small.py", alone=True, function=ten_sessions),
 ]
 HIDDEN = Check("hidden", "the client's surroundings: no GPU, no driver", 3, 40, "probe.py", function=hidden)
