@@ -212,6 +212,12 @@ crate::ops! {
     /// The tail is the `CUstreamAttrValue`.
     async 0x0409 StreamSetAttribute stream_set_attribute ["cuStreamSetAttribute", "cuStreamCopyAttributes"]
         { stream: using Stream, attribute: u32, reserved: u32 };
+    /// When the stream gets there it writes a word at `address`, in host memory that both ends share, from which the
+    /// client learns that it is finished: `value` in the upper half, and in the lower the number of the last event that
+    /// goes before, of which the client takes notice first. If that cannot be, `value` is written to the lower half of the
+    /// next word at once, to the upper whether it never will be, and the client asks by `StreamSynchronize`.
+    async 0x040a StreamMark stream_mark ["cuStreamSynchronize"]
+        { stream: using Stream, address: u64, value: u32, reserved: u32 };
     async 0x0411 EventCreate event_create ["cuEventCreate"]
         { event: new Event, context: using Context, flags: u32, reserved: u32 };
     async 0x0412 EventDestroy event_destroy ["cuEventDestroy_v2"]

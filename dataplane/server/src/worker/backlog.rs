@@ -17,8 +17,8 @@ use fusewire_wire::ops::table::{
     BlobEncoded, BlobNamed, BlobPart, BlockMap, BlockUnmap, CaptureBegin, CopyIn, CopyInInline, CopyOut,
     CopyRect, CopyWithin, CtxSynchronize, EventCreate, EventDestroy, EventElapsed, EventQuery, EventRecord,
     Fence, FuncGetAttribute, GraphLaunch, HostFunc, HostFuncDone, HostUnshare, HostWrite, Launch, LaunchEx,
-    MemInfo, Memset, Occupancy, StreamCreate, StreamDefault, StreamDestroy, StreamQuery, StreamSynchronize,
-    StreamWaitEvent, StreamWaitValue, StreamWriteValue,
+    MemInfo, Memset, Occupancy, StreamCreate, StreamDefault, StreamDestroy, StreamMark, StreamQuery,
+    StreamSynchronize, StreamWaitEvent, StreamWaitValue, StreamWriteValue,
 };
 use fusewire_wire::ops::{Call, Record, Replies, Status};
 use zerocopy::FromBytes;
@@ -59,6 +59,7 @@ const NEVER_WAIT: &[u16] = &[
     StreamWaitEvent::CODE,
     StreamWaitValue::CODE,
     StreamWriteValue::CODE,
+    StreamMark::CODE,
     EventCreate::CODE,
     EventDestroy::CODE,
     EventRecord::CODE,

@@ -232,6 +232,10 @@ impl Handler for Gpu {
         self.stream_write_value(r)
     }
 
+    fn stream_mark(&mut self, _: Call, r: &StreamMark, _: &[u8]) -> Async {
+        self.stream_mark(r)
+    }
+
     fn stream_set_attribute(&mut self, _: Call, r: &StreamSetAttribute, tail: &[u8]) -> Async {
         self.stream_set_attribute(r, tail)
     }

@@ -21,6 +21,8 @@ pub(super) struct Outgoing {
     records: VecDeque<(u16, u32, u32)>,
     bytes: VecDeque<Vec<u8>>,
     waiting: usize,
+    /// How many there have been, which is the number of the last one on the wire.
+    events: u64,
     /// Chunks handed to the bulk lanes, and what the client has been told of them.
     chunks: ChunkNumbers,
     told: u64,
@@ -35,8 +37,14 @@ impl Outgoing {
             bytes.extend_from_slice(piece);
         }
         self.waiting += bytes.len();
+        self.events += 1;
         self.records.push_back((code, fixed.len() as u32, tail_bytes as u32));
         self.bytes.push_back(bytes);
+    }
+
+    /// The number of the last event, whether it has left or not.
+    pub(super) fn events(&self) -> u64 {
+        self.events
     }
 
     /// The client must not act on what follows before it has the chunks sent so far.

@@ -6,19 +6,19 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cudarc::driver::sys::{CUevent, CUstream};
 use fusewire_wire::ops::table::{
-    StreamCreate, StreamDefault, StreamQuery, StreamSetAttribute, StreamWaitEvent, StreamWaitValue,
-    StreamWriteValue,
+    StreamCreate, StreamDefault, StreamMark, StreamQuery, StreamSetAttribute, StreamWaitEvent,
+    StreamWaitValue, StreamWriteValue,
 };
 use fusewire_wire::ops::{Call, Nothing, Status};
 
 use super::gpu::Gpu;
 use super::pinned::{Block, Word};
-use super::ranges::Kind;
+use super::ranges::{self, Kind};
 use crate::driver::layouts::StreamAttribute;
 use crate::driver::{CONTEXT_IS_DESTROYED, INVALID_HANDLE, INVALID_VALUE, NOT_READY, NOT_SUPPORTED, check};
 
@@ -26,6 +26,9 @@ use crate::driver::{CONTEXT_IS_DESTROYED, INVALID_HANDLE, INVALID_VALUE, NOT_REA
 const LEGACY: CUstream = 1 as CUstream;
 /// Flag of cuStreamCreate: does not synchronise with the legacy stream.
 const NON_BLOCKING: u32 = 1;
+
+/// Bytes of a mark: the word that the stream writes, and that by which it is refused.
+const MARK_BYTES: u64 = 16;
 
 /// How often the driver is asked whether a stream that is waited for has met a fault.
 pub(super) const FAULT_CHECK: Duration = Duration::from_millis(1);
@@ -699,6 +702,40 @@ impl Gpu {
             self.after(id, Then::Word { address, value, bytes })?;
         }
         Ok(())
+    }
+
+    /// The client looks at the word itself: nobody here waits for it, and should it never come, the client asks.
+    pub(super) fn stream_mark(&mut self, record: &StreamMark) -> Result<(), Status> {
+        let address = record.address;
+        let fits = |range: ranges::Range| {
+            range.kind == Kind::Shared && address - range.start + MARK_BYTES <= range.bytes
+        };
+        if !address.is_multiple_of(MARK_BYTES) || !self.ranges.find(address).is_some_and(fits) {
+            return Err(INVALID_VALUE);
+        }
+        let put = self.put_mark(record);
+        if put != Ok(true) {
+            let for_good = u64::from(self.prints) << 32;
+            let refusal = std::ptr::with_exposed_provenance_mut::<u64>(address as usize).wrapping_add(1);
+            // SAFETY: an aligned word of memory that this process has mapped, which the client may be reading.
+            let refusal = unsafe { AtomicU64::from_ptr(refusal) };
+            refusal.store(for_good | u64::from(record.value), Ordering::Release);
+        }
+        put.map(drop)
+    }
+
+    /// Gives whether the stream will write the mark. What has been printed is known here alone, and a capture is
+    /// nothing that can be waited for.
+    fn put_mark(&mut self, record: &StreamMark) -> Result<bool, Status> {
+        let (id, _) = self.stream(record.stream)?;
+        if self.prints || self.is_capturing(id) {
+            return Ok(false);
+        }
+        let (_, raw) = self.stream_for_work(record.stream)?;
+        let value = u64::from(record.value) << 32 | self.out.events() & u64::from(u32::MAX);
+        // SAFETY: a live stream and a word of registered memory.
+        let status = unsafe { self.d.cuStreamWriteValue64_v2(raw, record.address, value, 0) };
+        self.ok(status).map(|()| true)
     }
 
     pub(super) fn stream_set_attribute(

@@ -203,11 +203,14 @@ fn pointers_outside_the_session_are_refused() {
     assert_eq!(client.ask(HostShare { address: window::HOST_BASE, bytes: 4096 }).err(), Some(1));
     client.ask(HostMirror { context, address: window::HOST_BASE, bytes: 4096 }).unwrap();
     client.send(HostUnshare { address: window::HOST_BASE, bytes: 4096 });
+    for address in [window::HOST_BASE, block, here & !15, 0, u64::MAX - 15] {
+        client.send(StreamMark { stream, address, value: 1, reserved: 0 });
+    }
     let nothing = client.send(HostUnshare { address: 0, bytes: 0 });
     assert_eq!(client.point(nothing), 0);
     client.synchronize(stream).unwrap();
     let codes: Vec<u32> = client.failed.iter().map(|failed| failed.1).collect();
-    assert_eq!(codes, [1; 18], "{:?}", client.failed);
+    assert_eq!(codes, [1; 23], "{:?}", client.failed);
 }
 
 fn numbers_out_of_range_are_refused() {

@@ -242,6 +242,10 @@ fn elapsed(runtime: &Runtime, milliseconds: *mut f32, start: CUevent, end: CUeve
             return Err(CUDA_ERROR_INVALID_HANDLE);
         }
         if !event.is_reached() {
+            // The program may know it from its stream.
+            event.catch_up();
+        }
+        if !event.is_reached() {
             return Err(CUDA_ERROR_NOT_READY);
         }
     }

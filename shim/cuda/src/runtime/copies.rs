@@ -23,7 +23,7 @@ use super::objects::Stream;
 use super::pending::Pending;
 use super::session::{Room, lock};
 use super::waiter::Waiter;
-use super::{Runtime, memory_state, mirror, staging, stats};
+use super::{Runtime, marks, memory_state, mirror, staging, stats};
 
 /// Pageable sources up to this many bytes are captured; a longer one is sent from where it is, and the
 /// caller waits until it has been read.
@@ -379,8 +379,10 @@ pub(crate) fn synchronize(runtime: &Runtime, stream: &Arc<Stream>) -> Result<(),
     // Before it is looked what is finished: what is owed is work on its stream.
     runtime.session.bring_back()?;
     if !stream.is_known_finished() {
-        let (number, _, _) =
-            runtime.session.call_numbered(&StreamSynchronize { stream: stream.handle }, &[])?;
+        let number = match marks::wait(runtime, stream)? {
+            Some(number) => number,
+            None => runtime.session.call_numbered(&StreamSynchronize { stream: stream.handle }, &[])?.0,
+        };
         stream.finished(number);
     }
     stream.context.report()

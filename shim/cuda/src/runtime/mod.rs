@@ -24,6 +24,7 @@ pub(crate) mod host_functions;
 pub(crate) mod images;
 pub(crate) mod kept;
 pub(crate) mod log;
+mod marks;
 pub(crate) mod memory;
 pub(crate) mod memory_state;
 pub(crate) mod mirror;

@@ -303,7 +303,9 @@ impl Sink for Events {
                 record.op
             )));
         };
-        Ok(self.event(&event))
+        let flow = self.event(&event);
+        self.session.hears(record.number);
+        Ok(flow)
     }
 
     fn ack(&mut self, seq: u64) -> Result<(), Over> {

@@ -91,6 +91,8 @@ pub(crate) struct Session {
     pub(crate) keeps_images: bool,
     pub(crate) packing: Packing,
     pub(crate) slot_bytes: usize,
+    /// The number of the last event of the server's that has been taken notice of.
+    heard: AtomicU64,
     /// How long a caller spins for its answer before it sleeps.
     spin: Duration,
 }
@@ -139,6 +141,7 @@ impl Session {
             keeps_images: false,
             packing: Packing::default(),
             slot_bytes,
+            heard: AtomicU64::new(0),
             spin,
         }
     }
@@ -471,9 +474,30 @@ impl Session {
     /// Waits for an answer, turning the lane meanwhile if that may be.
     fn answer(&self, waiter: &Waiter) -> (CUresult, Vec<u8>) {
         if self.helm.take(self.spin, || waiter.is_ready()) {
-            self.answered.store(true, Relaxed);
+            self.is_answered();
         }
         waiter.wait(self.spin)
+    }
+
+    /// A caller has what he waited for, and the server nothing to do.
+    pub(super) fn is_answered(&self) {
+        self.answered.store(true, Relaxed);
+    }
+
+    /// Whether callers spin.
+    pub(super) fn spins(&self) -> bool {
+        !self.spin.is_zero()
+    }
+
+    /// Event `number` of the server's has been taken notice of, and all before it.
+    pub(super) fn hears(&self, number: u64) {
+        self.heard.store(number, Release);
+    }
+
+    /// Whether that is so of the one whose number ends in these bits.
+    pub(super) fn has_heard(&self, number: u32) -> bool {
+        let heard = self.heard.load(Acquire) as u32;
+        heard.wrapping_sub(number).cast_signed() >= 0
     }
 
     /// The program has published a launch. The first one after an answer is sent at once, where a caller can do that

@@ -16,6 +16,7 @@ use fusewire_wire::ops::window::HOST_BASE;
 use crate::abi::result::CUDA_ERROR_OUT_OF_MEMORY;
 use crate::abi::types::CUresult;
 
+use super::marks::Marks;
 use super::memory::{ALIGNMENT, Ranges, Share};
 use super::memory_state::{PAGE, put_back};
 use super::pending::{Pending, Reclaim};
@@ -33,6 +34,7 @@ pub(crate) struct Shared {
     /// Free pieces of shared pages. Never held across a call: the I/O thread gives pieces back.
     pieces: Mutex<Ranges>,
     staging: Staging,
+    marks: Marks,
     /// It has been said that some memory is not shared.
     said: AtomicBool,
 }
@@ -43,6 +45,7 @@ impl Shared {
             memory,
             pieces: Mutex::new(Ranges::empty()),
             staging: Staging::default(),
+            marks: Marks::default(),
             said: AtomicBool::new(false),
         }
     }
@@ -56,6 +59,16 @@ pub(super) fn staging(runtime: &Runtime) -> Option<&Staging> {
 /// Pages for those slots.
 pub(super) fn staging_pages(runtime: &Runtime, bytes: u64) -> Option<u64> {
     runtime.memory.shared.as_ref().and_then(|shared| pages(runtime, shared, bytes).ok())
+}
+
+/// Words by which the GPU tells of streams.
+pub(super) fn marks(runtime: &Runtime) -> Option<&Marks> {
+    runtime.memory.shared.as_ref().map(|shared| &shared.marks)
+}
+
+/// Memory for those.
+pub(super) fn piece_for_marks(runtime: &Runtime, bytes: u64) -> Option<u64> {
+    runtime.memory.shared.as_ref().and_then(|shared| piece(runtime, shared, bytes).ok())
 }
 
 pub(super) fn give_slot(runtime: &Runtime, slot: u64) {

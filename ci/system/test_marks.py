@@ -1,0 +1,176 @@
+"""Where memory is shared and threads spin, the GPU itself tells a caller that his stream is finished. He learns no less
+from that than from the server's reply, and nothing sooner than he may.
+"""
+
+from harness import run
+
+# On two cores nobody spins unless told to.
+SPINS = {"FUSEWIRE_SPIN_US": "100"}
+
+HEAD = """
+import ctypes, driver
+from ctypes import byref, c_float, c_size_t, c_uint, c_uint64, c_void_p
+context = driver.start()
+add = driver.function(driver.module(), "add")
+size = 4096
+memory, stream = driver.alloc(size), driver.stream()
+driver.call("cuMemsetD8Async", c_uint64(memory), 0, c_size_t(size), stream)
+def count():
+    driver.add(add, memory, 1, size // 4, on=stream)
+    driver.synchronize(stream)
+"""
+
+
+def received(client):
+    return client.batches()["in"]
+
+
+def test_the_server_says_nothing_of_a_stream_whose_mark_was_seen(server):
+    program = HEAD + """
+import sys
+for _ in range(int(sys.argv[1])):
+    count()
+assert driver.from_device(memory, 4) == int(sys.argv[1]).to_bytes(4, "little")
+"""
+    few, many = (run(server.local, program, str(times), env=SPINS) for times in (100, 500))
+    assert many.stats()["cuStreamSynchronize"]["sync"] == 500
+    # Acknowledgements come now and then, and a reply where a mark came too late, on a busy machine.
+    assert received(many) - received(few) < 200, (received(few), received(many))
+    # Over a network there is no such memory.
+    few, many = (run(server.address, program, str(times), env=SPINS) for times in (100, 500))
+    assert received(many) - received(few) >= 400
+
+
+def test_events_and_times_are_known_when_the_stream_has_been_synchronised(server):
+    run(server.local, HEAD + """
+events = []
+for flags in (0, 2):
+    event = c_void_p()
+    driver.call("cuEventCreate", byref(event), flags)
+    events.append(event)
+timed = c_void_p()
+driver.call("cuEventCreate", byref(timed), 0)
+for _ in range(300):
+    for event in events:
+        driver.call("cuEventRecord", event, stream)
+    driver.add(add, memory, 1, size // 4, on=stream)
+    driver.call("cuEventRecord", timed, stream)
+    driver.synchronize(stream)
+    for event in [timed, *events]:
+        driver.call("cuEventQuery", event)
+    driver.call("cuStreamQuery", stream)
+    took = c_float(-1)
+    driver.call("cuEventElapsedTime", byref(took), events[0], timed)
+    assert took.value >= 0
+""", env=SPINS)
+
+
+def test_data_that_this_process_puts_in_its_place_are_there(server):
+    """Registered memory is mirrored on this link too: what kernels write there is brought back by the client."""
+    run(server.local, HEAD + """
+import mmap
+pages = mmap.mmap(-1, 1 << 20)
+words = (c_uint * (size // 4)).from_buffer(pages)
+address = ctypes.addressof(words)
+driver.call("cuMemHostRegister_v2", c_void_p(address), c_size_t(1 << 20), 2)
+for times in range(1, 200):
+    driver.add(add, address, 1, size // 4, on=stream)
+    driver.synchronize(stream)
+    assert words[0] == words[size // 4 - 1] == times
+    driver.call("cuMemcpyDtoHAsync_v2", c_void_p(address + (512 << 10)), c_uint64(memory), c_size_t(size), stream)
+    driver.synchronize(stream)
+""", env=SPINS)
+
+
+def test_errors_are_reported_by_the_synchronisation(server):
+    run(server.local, HEAD + """
+for _ in range(50):
+    count()
+poke = driver.function(driver.module(), "poke")
+driver.launch(poke, 1, 1, c_uint64(4096), on=stream)
+assert driver.code_of(driver.synchronize, stream) == driver.ILLEGAL_ADDRESS
+assert driver.code_of(driver.synchronize, stream) == driver.ILLEGAL_ADDRESS
+""", env=SPINS)
+
+
+def test_a_stream_that_is_busy_for_longer_is_asked_for(server):
+    run(server.local, HEAD + """
+import threading
+flag = driver.pinned(8)
+word = c_uint.from_buffer(flag)
+for _ in range(3):
+    word.value = 0
+    driver.call("cuStreamWaitValue32_v2", stream, c_uint64(ctypes.addressof(flag)), c_uint(1), 0)
+    # Longer than callers look for their mark.
+    timer = threading.Timer(0.2, lambda: setattr(word, "value", 1))
+    timer.start()
+    count()
+    assert word.value == 1
+    timer.join()
+    count()
+assert driver.from_device(memory, 4) == (6).to_bytes(4, "little")
+""", env=SPINS)
+
+
+def test_many_threads_wait_for_streams_of_their_own(server):
+    run(server.local, HEAD + """
+import threading
+failures = []
+def work():
+    try:
+        driver.call("cuCtxSetCurrent", context)
+        own, mine = driver.stream(), driver.alloc(size)
+        driver.call("cuMemsetD8Async", c_uint64(mine), 0, c_size_t(size), own)
+        for times in range(1, 60):
+            driver.add(add, mine, 1, size // 4, on=own)
+            driver.synchronize(own)
+            if times % 20 == 0:
+                assert driver.from_device(mine, 4) == times.to_bytes(4, "little")
+    except BaseException as error:
+        failures.append(error)
+threads = [threading.Thread(target=work) for _ in range(80)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert not failures, failures
+""", env=SPINS)
+
+
+def test_what_a_kernel_prints_is_there_before_its_synchronisation_returns(server):
+    client = run(server.local, HEAD + """
+import os
+PRINTS = '''
+.version 8.0
+.target sm_80
+.address_size 64
+.extern .func (.param .b32 done) vprintf (.param .b64 format, .param .b64 arguments);
+.global .align 1 .b8 text[7] = {107, 101, 114, 110, 101, 108, 10};
+.global .align 1 .b8 ended[1] = {0};
+.visible .entry says()
+{
+    .reg .b64 %rd<4>;
+    .reg .b32 %r<2>;
+    mov.u64 %rd1, text;
+    cvta.global.u64 %rd2, %rd1;
+    mov.u64 %rd3, 0;
+    {
+    .param .b64 p0;
+    st.param.b64 [p0], %rd2;
+    .param .b64 p1;
+    st.param.b64 [p1], %rd3;
+    .param .b32 back;
+    call.uni (back), vprintf, (p0, p1);
+    ld.param.b32 %r1, [back];
+    }
+    ret;
+}
+'''
+count()
+says = driver.function(driver.module(PRINTS.replace("[7]", "[8]").replace("10}", "10, 0}")), "says")
+for n in range(20):
+    driver.launch(says, 1, 1, on=stream)
+    driver.synchronize(stream)
+    os.write(1, b"program\\n")
+""", env=SPINS)
+    assert client.out.split() == ["kernel", "program"] * 20
