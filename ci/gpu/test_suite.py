@@ -148,6 +148,12 @@ class Idling(unittest.TestCase):
         last = {"1": ("main", 5000), "2": ("io", 3000), "3": ("new", 9000)}
         self.assertEqual(idle.awake(first, last), ["new 9 us", "io 3 us"])
 
+    def test_the_drivers_own_threads_count_apart(self):
+        first = {"1": ("main", 5000), "2": ("cuda-EvtHandlr", 0)}
+        last = {"1": ("main", 5000), "2": ("cuda-EvtHandlr", 20_000_000), "3": ("new", 10_000_000)}
+        self.assertEqual(idle.apart(7, first, last), (1, 2))
+        self.assertEqual(idle.apart(7, {}, {}), (7, 0))
+
     def test_a_worker_is_found_in_the_log(self):
         said = (
             "fusewire: session 2c5 opened: 127.0.0.1:77 python3 a.py (pid 500 on vm), gpu 0, worker 80\n"

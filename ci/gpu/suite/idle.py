@@ -85,18 +85,34 @@ def processor(suite, server, processes, workers, commands):
     time.sleep(SETTLING)
     first = {name: (ticks(name, pid), threads(pid)) for name, pid in pids.items()}
     time.sleep(SECONDS)
-    used, busy = {}, {}
+    used, busy, driver = {}, {}, {}
     for name, pid in pids.items():
-        used[name] = ticks(name, pid) - first[name][0]
-        busy[name] = awake(first[name][1], threads(pid))
+        now = threads(pid)
+        used[name], driver[name] = apart(ticks(name, pid) - first[name][0], first[name][1], now)
+        busy[name] = awake(first[name][1], now)
     native = used.pop("native")
     most = max(used.values())
-    detail = f"hundredths of a second in {SECONDS} s: " + ", ".join(f"{name} {count}" for name, count in used.items())
+    detail = f"hundredths of a second in {SECONDS} s: " + ", ".join(f"{name} {count:g}" for name, count in used.items())
+    if any(driver.values()):
+        detail += f"; the driver's own threads: {', '.join(f'{name} {count:g}' for name, count in driver.items() if count)}"
     guilty = [f"{name}: {', '.join(busy[name][:4])}" for name, count in used.items() if count > TICKS]
     suite.record.add(
         "idle_processor", most <= TICKS, native, most, detail="; ".join([detail, *guilty]), show=True, used=used,
         threads=busy, asked=TICKS, **commands,
     )
+
+
+def apart(ticks, first, last):
+    """(what a process used without the driver's own threads, what those used), in hundredths of a second.
+
+    NVIDIA's driver has a thread that wakes up by itself, natively too. By the clock where the kernel does not say what
+    each thread used.
+    """
+    if not last:
+        return ticks, 0
+    spent = {task: ran - first.get(task, (name, 0))[1] for task, (name, ran) in last.items()}
+    driver = sum(ran for task, ran in spent.items() if last[task][0].startswith("cuda-"))
+    return round((sum(spent.values()) - driver) / 1e7, 2), round(driver / 1e7, 2)
 
 
 def ticks(name, pid):

@@ -28,7 +28,7 @@ const STAND_BY: Duration = Duration::from_micros(50);
 /// How long a caller who had the helm is likely to want it again, and how often the I/O thread turns the lane then:
 /// what nobody waits for gathers for longer than that.
 const EASE: Duration = Duration::from_micros(50);
-const PAUSE: Duration = Duration::from_micros(2);
+const PAUSE: Duration = Duration::from_micros(3);
 
 #[derive(Default)]
 pub(crate) struct Helm {
@@ -145,16 +145,14 @@ impl Helm {
         true
     }
 
-    /// For the I/O thread: leaves callers a chance to take the helm. Gives whether one has.
+    /// For the I/O thread: leaves callers a chance to take the helm. Gives whether one has. It looks only in the end:
+    /// what it looks at, a caller has to fetch from this core's cache.
     fn give_way(&self) -> bool {
         let start = Instant::now();
-        while !self.is_taken(Acquire) {
-            if start.elapsed() >= PAUSE {
-                return false;
-            }
+        while start.elapsed() < PAUSE {
             std::hint::spin_loop();
         }
-        true
+        self.is_taken(Acquire)
     }
 }
 
