@@ -1,8 +1,12 @@
 """Tests of the suite's own judgement, which need no GPU: `python3 ci/gpu/test_suite.py`."""
 
+import contextlib
+import io
+import json
 import math
 import pathlib
 import sys
+import tempfile
 import unittest
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -11,7 +15,7 @@ sys.path[:0] = [str(HERE), str(HERE / "programs")]
 import report  # noqa: E402
 from suite import host, idle  # noqa: E402
 from suite.compare import brief, compare  # noqa: E402
-from suite.record import merge, sentence  # noqa: E402
+from suite.record import Record, merge, sentence  # noqa: E402
 
 EXACT = report.exact()
 
@@ -160,6 +164,20 @@ class Idling(unittest.TestCase):
             "fusewire: session f3a opened: process 77 of user 0 python3 a.py (pid 77 on vm), gpu 1, worker 93\n"
         )
         self.assertEqual([host.worker_in(said, pid) for pid in (500, 77, 7, 80)], [80, 93, None, None])
+
+
+class OverAnotherLink(unittest.TestCase):
+    def test_checks_have_names_and_commands_of_their_own(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "summary.json"
+            for link in ("tcp", "shm"):
+                with contextlib.redirect_stdout(io.StringIO()):
+                    Record(path, {}, "c0ffee", link).add("fft", True, command="ci/gpu-suite --only fft")
+            checks = json.loads(path.read_text())["checks"]
+        commands = {name: check["command"] for name, check in checks.items()}
+        self.assertEqual(
+            commands, {"fft": "ci/gpu-suite --only fft", "fft@shm": "ci/gpu-suite --only fft --link shm"},
+        )
 
 
 if __name__ == "__main__":

@@ -132,6 +132,11 @@ class Server:
         self.stop()
         raise RuntimeError(f"the server does not listen after {START_LIMIT} s: see {self.log.name}")
 
+    @property
+    def reach(self):
+        """The address that programs are given: the UNIX socket, if there is one."""
+        return self.local or self.address
+
     def said(self):
         """What the server that runs now has said so far."""
         return self.log.read_bytes()[self.offset:].decode(errors="replace")

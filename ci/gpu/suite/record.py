@@ -12,16 +12,22 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
 class Record:
-    def __init__(self, path, machine, commit):
+    def __init__(self, path, machine, commit, link="tcp"):
         self.path = pathlib.Path(path)
         self.machine, self.commit = machine, commit or head()
         self.date = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        # A check over another link is another check.
+        self.suffix = "" if link == "tcp" else f"@{link}"
+        self.option = "" if link == "tcp" else f" --link {link}"
         self.versions = {}
         self.checks = {}
         self.lock = threading.Lock()
 
     def add(self, name, passed, native=None, remote=None, ratio=None, **more):
         """One check. `passed` is None for a figure that nothing is asked of, and for what was skipped."""
+        name += self.suffix
+        if str(more.get("command", "")).startswith("ci/gpu-suite"):
+            more["command"] += self.option
         native, remote = (value if value is None or isinstance(value, (str, int, float)) else brief(value) for value in (native, remote))
         verdict = {True: "PASS", False: "FAIL", None: more.get("verdict", "INFO")}[passed]
         entry = {"verdict": verdict, "native": native, "remote": remote, "ratio": ratio}

@@ -54,7 +54,7 @@ class Runner:
         return list(argv)
 
     def remote_argv(self, argv, address=None):
-        address = address or self.server.address
+        address = address or self.server.reach
         return [*self.hidden_argv(), self.options.fusewire, "run", "--server", address, "--", *argv]
 
     def hidden_argv(self):
