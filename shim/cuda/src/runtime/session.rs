@@ -7,9 +7,8 @@
 //! Locks, in the order they may be taken: `lane`, then `pending`. Neither is held across I/O.
 
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::sync::atomic::{
-    AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+    AtomicBool, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -33,7 +32,7 @@ use super::mirror;
 use super::objects::{Context, Event, Stream};
 use super::overlap::Overlaps;
 use super::packing::Packing;
-use super::pending::{Asked, Pending};
+use super::pending::{Asked, Counts, Pending, Table};
 use super::stats;
 use super::transfer::{Transfer, Transfers};
 use super::waiter::Waiter;
@@ -62,9 +61,11 @@ pub(crate) struct Session {
     urgent: AtomicBool,
     /// The peer has acknowledged something: there may be room again.
     pub(super) room: Condvar,
-    pub(crate) pending: Mutex<HashMap<u64, Pending>>,
-    /// Copies into host memory that are pending; none, and no source needs a look.
-    pub(crate) copies_out: AtomicUsize,
+    pub(crate) pending: Mutex<Table>,
+    /// How many of some kinds are pending.
+    pub(crate) counts: Arc<Counts>,
+    /// A stream has waited for a word that something else will write, once at least.
+    pub(crate) words: AtomicBool,
     pub(crate) overlaps: Overlaps,
     /// Mirrors that are behind the device.
     pub(crate) owed: mirror::Owed,
@@ -101,6 +102,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Session {
     pub(crate) fn new(slot_bytes: usize, slots: u64, spin: Duration, quiet: bool) -> Self {
+        let pending = Table::default();
         Self {
             lane: Mutex::new(Lane {
                 // As many buffers are kept as there can be bytes under way: where threads sleep, a batch may be a
@@ -116,8 +118,9 @@ impl Session {
             gathered: AtomicBool::new(false),
             urgent: AtomicBool::new(false),
             room: Condvar::new(),
-            pending: Mutex::new(HashMap::new()),
-            copies_out: AtomicUsize::new(0),
+            counts: pending.counts(),
+            words: AtomicBool::new(false),
+            pending: Mutex::new(pending),
             overlaps: Overlaps::default(),
             owed: mirror::Owed::default(),
             helm: Helm::default(),
@@ -245,7 +248,6 @@ impl Session {
         room: Room,
     ) -> Result<(), CUresult> {
         let stream = copy.stream.clone();
-        self.copies_out.fetch_add(1, Relaxed);
         self.overlaps.enter(&copy);
         let entered = copy.clone();
         let posted = self.publish_with(
@@ -259,7 +261,6 @@ impl Session {
         );
         if posted.is_err() {
             self.overlaps.finish(&entered, false, || {});
-            self.copies_out.fetch_sub(1, Relaxed);
         }
         posted.map(drop)
     }
