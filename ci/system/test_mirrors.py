@@ -392,3 +392,23 @@ for turn in range(300):
 
 def test_what_a_later_kernel_undoes_is_undone(server):
     run(server, UNDONE)
+
+
+# A copy lies on top of what a kernel has written that it comes behind, also through the legacy stream, where nothing of
+# that is told.
+ON_TOP = START + """
+blocking = [c_void_p() for _ in range(2)]
+for made in blocking: driver.call("cuStreamCreate", ctypes.byref(made), 0)
+source = driver.alloc(4096)
+driver.call("cuMemsetD32Async", c_uint64(source), c_uint(5), c_size_t(1024), None)
+for turn in range(1, 300):
+    driver.launch(add, 1, 4, c_uint64(ctypes.addressof(word)), c_uint(turn), c_uint(4), on=blocking[0])
+    driver.call("cuMemsetD8Async", c_uint64(source + 64), 0, c_size_t(1), None)
+    driver.call("cuMemcpyDtoHAsync_v2", word, c_uint64(source), c_size_t(8), blocking[1])
+    driver.call("cuCtxSynchronize")
+    assert list(numbers[:2]) == [5, 5] and numbers[2] == turn * (turn + 1) // 2, (turn, list(numbers))
+"""
+
+
+def test_a_copy_lies_on_top_of_what_it_comes_behind(server):
+    run(server, ON_TOP)

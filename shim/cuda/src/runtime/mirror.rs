@@ -30,7 +30,7 @@ use crate::abi::types::CUresult;
 
 use super::copy_out::{CopyOut, Landing};
 use super::memory::Place;
-use super::objects::{Context, Stream};
+use super::objects::{Context, Stream, StreamKind};
 use super::pending::Pending;
 use super::session::{Room, Session, lock};
 use super::{Runtime, memory_state};
@@ -447,6 +447,12 @@ impl Owed {
         self.any.load(Acquire)
     }
 
+    /// Whether anything is owed of a stream that blocks with the legacy stream.
+    pub(crate) fn is_of_blocking(&self) -> bool {
+        let is_blocking = |on: &Stream| on.kind != StreamKind::Legacy && on.blocks_with_legacy();
+        lock(&self.list).iter().any(|(_, on)| is_blocking(on))
+    }
+
     /// Whether anything that came back since the last call was new.
     pub(crate) fn take_changed(&self) -> bool {
         self.changed.load(Relaxed) && self.changed.swap(false, Relaxed)
@@ -634,7 +640,7 @@ pub(crate) fn pointed_to(
 mod tests {
     use super::*;
     use crate::abi::result::CUDA_SUCCESS;
-    use crate::runtime::objects::{Context, StreamKind};
+    use crate::runtime::objects::Context;
     use std::time::Duration;
 
     #[test]

@@ -29,7 +29,7 @@ use super::copy_out::CopyOut;
 use super::ending::Ending;
 use super::helm::Helm;
 use super::mirror;
-use super::objects::{Context, Event, Stream};
+use super::objects::{Context, Event, Stream, StreamKind};
 use super::overlap::Overlaps;
 use super::packing::Packing;
 use super::pending::{Asked, Counts, Pending, Table};
@@ -180,6 +180,7 @@ impl Session {
         record: &R,
         tail: &[&[u8]],
     ) -> Result<u64, CUresult> {
+        self.before_legacy(stream)?;
         self.publish(record, tail, |_, number| {
             stream.issued(number);
             None
@@ -197,6 +198,7 @@ impl Session {
         tail: &[&[u8]],
         pending: Option<Pending>,
     ) -> Result<u64, CUresult> {
+        self.before_legacy(stream)?;
         self.publish(record, tail, |_, number| {
             self.quiet_on(stream, number);
             pending
@@ -273,6 +275,16 @@ impl Session {
     #[inline]
     pub(crate) fn bring_back(&self) -> Result<(), CUresult> {
         if self.owed.any() { mirror::bring_back(self, Room::Await) } else { Ok(()) }
+    }
+
+    /// Publishes what is owed of streams that block with the legacy stream, if that is about to be given something. What
+    /// comes behind it, on whatever stream, comes behind their work, and has to come behind what that is owed for.
+    #[inline]
+    pub(crate) fn before_legacy(&self, stream: &Stream) -> Result<(), CUresult> {
+        if stream.kind == StreamKind::Legacy && self.owed.any() && self.owed.is_of_blocking() {
+            return mirror::bring_back(self, Room::Await);
+        }
+        Ok(())
     }
 
     /// Publishes an operation, whose kind nobody checks here, and enters what `then` makes of its number.
@@ -576,6 +588,7 @@ impl Session {
         let chunk_bytes = usize::try_from(chunk_bytes(bytes as u64, slot_bytes)).unwrap_or(self.slot_bytes);
         let chunks = bytes.div_ceil(chunk_bytes) as u64;
         let waited_for = quiet && keep.is_none();
+        self.before_legacy(stream)?;
         let mut made = None;
         let number = self.publish_with(
             &[],
@@ -613,6 +626,7 @@ impl Session {
         // SAFETY: the transfer keeps the buffer until it is sent.
         let source = unsafe { RawSlice::new(packed.as_ptr(), packed.len()) };
         let bytes = packed.len();
+        self.before_legacy(stream)?;
         let number = self.publish_with(
             &[],
             Room::Await,
