@@ -279,6 +279,7 @@ CHECKS = [
     Check("cupy", "CuPy: kernels, reductions, linalg, FFT, random numbers", 45, 150, "cupy_ops.py"),
     Check("triton", "Triton kernels", 30, 120, "triton_ops.py"),
     Check("faults", "device printf, assert, a stray write: messages and errors", 35, 180, "faults.py"),
+    Check("random_calls", "random driver calls in one and three threads, 6 seeds, line by line", 30, 180, "random_calls.py"),
     Check("nvidia_smi", "NVIDIA's nvidia-smi, default screen", 3, 40, function=nvidia_smi),
     Check("no_server", "torch without a server, and with one that says nothing", 35, 90, "no_server.py", function=no_server),
     Check("counts", "round trips of a training step: 0, with .item() 1", 25, 120, "counts.py", alone=True, function=counts),

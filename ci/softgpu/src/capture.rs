@@ -121,17 +121,22 @@ pub(crate) fn divert(stream: &Arc<Stream>, work: Work) -> Res<Option<Work>> {
 
 /// Work on the legacy stream would order itself with every blocking stream that captures.
 pub(crate) fn legacy_allowed(stream: &Stream) -> Res {
-    if !stream.is_legacy() {
-        return Ok(());
+    legacy_known(stream).inspect_err(|_| {
+        let ctx = stream.ctx.upgrade();
+        for other in ctx.iter().flat_map(|ctx| ctx.all_streams()).filter(|other| other.is_blocking()) {
+            invalidate(&other);
+        }
+    })
+}
+
+/// To ask whether the legacy stream captures is as wrong then, but leaves the captures as they are (CUDA driver API,
+/// `cuStreamIsCapturing`).
+fn legacy_known(stream: &Stream) -> Res {
+    let is_next_to_capture = |ctx: Arc<Context>| ctx.capturing.load(Ordering::Acquire) != 0;
+    if stream.is_legacy() && stream.ctx.upgrade().is_some_and(is_next_to_capture) {
+        return Err(Code::STREAM_CAPTURE_IMPLICIT);
     }
-    let Some(ctx) = stream.ctx.upgrade() else { return Ok(()) };
-    if ctx.capturing.load(Ordering::Acquire) == 0 {
-        return Ok(());
-    }
-    for other in ctx.all_streams().iter().filter(|other| other.is_blocking()) {
-        invalidate(other);
-    }
-    Err(Code::STREAM_CAPTURE_IMPLICIT)
+    Ok(())
 }
 
 /// For calls that ask a stream for its progress.
@@ -296,7 +301,7 @@ fn info(stream: &Arc<Stream>, wanted: &Wanted) -> Res {
     let mut slot = lock(&stream.capture);
     let Some(member) = slot.as_mut() else {
         drop(slot);
-        legacy_allowed(stream)?;
+        legacy_known(stream)?;
         return wanted.status.set(0);
     };
     if member.capture.check().is_err() {

@@ -21,6 +21,9 @@ pub const INLINE_BYTES: usize = 16 * 1024;
 
 /// Device-to-host payloads up to this many bytes come back in the command lane.
 pub const INLINE_REPLY_BYTES: usize = 64 * 1024;
+/// Mirrored memory up to this many bytes is read by the worker itself, however many `Data` that takes: what comes later
+/// was read later, whatever stream it was asked for on.
+pub const MIRROR_READ_BYTES: u64 = 1 << 20;
 
 /// Bytes of one [`BlobPart`] at most, and of what one [`BlobEncoded`] comes to.
 pub const BLOB_PART_BYTES: usize = 1024 * 1024;

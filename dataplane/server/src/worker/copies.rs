@@ -12,7 +12,8 @@ use std::sync::atomic::Ordering;
 use cudarc::driver::sys::CUstream;
 use fusewire_wire::bulk::{ChunkHeader, MAX_LANES, chunk_bytes};
 use fusewire_wire::ops::table::{
-    CopyIn, CopyInInline, CopyOut, CopyRect, CopyWithin, INLINE_BYTES, INLINE_REPLY_BYTES, Memset,
+    CopyIn, CopyInInline, CopyOut, CopyRect, CopyWithin, INLINE_BYTES, INLINE_REPLY_BYTES, MIRROR_READ_BYTES,
+    Memset,
 };
 use fusewire_wire::ops::{Call, Status};
 
@@ -33,8 +34,6 @@ const TOGETHER_IN: u64 = 4 << 20;
 const TOGETHER_OUT: u64 = 1 << 20;
 /// Of the slots there are, no copy takes more than this part, so that some fill while others are emptied.
 const FEWEST_ROUNDS: u32 = 4;
-/// Mirrored memory up to this many bytes is read by this thread, and travels in the command lane.
-const MIRROR_READ_BYTES: u64 = 1 << 20;
 /// Chunks that a refused copy may leave behind for the session to throw away.
 const MAX_UNWANTED: usize = 1 << 20;
 
@@ -310,17 +309,15 @@ impl Gpu {
         })
     }
 
-    pub(super) fn send_mirrored(&mut self, number: u64, address: u64, bytes: usize, status: Status) {
-        if status == 0 {
-            let mut copy = vec![0; bytes];
-            // SAFETY: a mapping of ours, which is not taken back before this is forgotten (`unmirror`). Kernels may
-            // write there meanwhile: whoever asked for theirs will read them.
-            unsafe { std::ptr::copy_nonoverlapping(address as *const u8, copy.as_mut_ptr(), bytes) };
-            for (piece, offset) in copy.chunks(INLINE_REPLY_BYTES).zip((0..).step_by(INLINE_REPLY_BYTES)) {
-                self.out.data(number, offset, piece);
-            }
+    /// Reads mirrored memory, and sends what is there.
+    pub(super) fn mirrored_data(&mut self, number: u64, address: u64, bytes: usize) {
+        let mut copy = vec![0; bytes];
+        // SAFETY: a mapping of ours, which is not taken back before this is forgotten (`unmirror`). Kernels may
+        // write there meanwhile: whoever asked for theirs will read them.
+        unsafe { std::ptr::copy_nonoverlapping(address as *const u8, copy.as_mut_ptr(), bytes) };
+        for (piece, offset) in copy.chunks(INLINE_REPLY_BYTES).zip((0..).step_by(INLINE_REPLY_BYTES)) {
+            self.out.data(number, offset, piece);
         }
-        self.out.done(number, status);
     }
 
     pub(super) fn inline_arrived(&mut self, number: u64, block: Block, bytes: usize, status: Status) {

@@ -16,7 +16,7 @@ use fusewire_link::{Closing, CommandLane, CoreId, LinkError, Wait, tcp};
 use fusewire_wire::error::{Culprit, ProtocolError};
 use fusewire_wire::frame::{CloseReason, Record};
 use fusewire_wire::hello::Hello;
-use fusewire_wire::ops::table::HostFuncDone;
+use fusewire_wire::ops::table::{HostFuncDone, HostWrite};
 use fusewire_wire::ops::{Call, DispatchError, Record as _, table};
 use fusewire_wire::session::{Flow, Nanos, ServerSession, Transmit};
 
@@ -375,11 +375,12 @@ fn nanos(since: Instant) -> Nanos {
 }
 
 /// Takes a record from the client: it is done at once, or kept behind those that wait. Only the news that a host
-/// function has run overtakes them: they may be waiting for just that.
+/// function has run overtakes them, because they may be waiting for just that, and what has been written to mirrored
+/// memory, which is there before that news and comes in the order of no stream.
 fn take(gpu: &mut Gpu, kept: &mut Kept, stats: &mut SessionStats, record: &Record<'_>) -> Result<Flow, End> {
     stats.calls += 1;
     let call = Call { number: record.number, flags: record.flags };
-    let overtakes = record.op == HostFuncDone::CODE;
+    let overtakes = matches!(record.op, HostFuncDone::CODE | HostWrite::CODE);
     if !overtakes && (!kept.is_empty() || gpu.must_wait(record.op, record.body)) {
         kept.push(call, record.op, record.body);
         return Ok(if kept.is_full() { Flow::Pause } else { Flow::Continue });

@@ -426,15 +426,16 @@ impl Gpu {
             }
             at += 1;
             let end = match pending.then {
-                Then::Inline { number, .. } | Then::Chunks { number, last: true, .. } => {
-                    Then::Done { number }
-                }
+                Then::Inline { number, .. }
+                | Then::Mirrored { number, .. }
+                | Then::Chunks { number, last: true, .. } => Then::Done { number },
                 Then::Chunks { .. } | Then::Word { .. } => Then::Nothing,
                 _ => continue,
             };
             self.awaited = self.awaited.saturating_sub(u32::from(pending.then.is_awaited()));
             match std::mem::replace(&mut pending.then, end) {
                 Then::Inline { number, block, bytes } => self.inline_data(number, block, bytes),
+                Then::Mirrored { number, address, bytes } => self.mirrored_data(number, address, bytes),
                 Then::Chunks { number, slots, offset, bytes, .. } => {
                     self.chunks_arrived(number, slots, offset, bytes, false, 0);
                 }
@@ -465,7 +466,12 @@ impl Gpu {
             Then::Done { number } => self.out.done(number, status),
             Then::Release { block } => self.arena.give(block),
             Then::Inline { number, block, bytes } => self.inline_arrived(number, block, bytes, status),
-            Then::Mirrored { number, address, bytes } => self.send_mirrored(number, address, bytes, status),
+            Then::Mirrored { number, address, bytes } => {
+                if status == 0 {
+                    self.mirrored_data(number, address, bytes);
+                }
+                self.out.done(number, status);
+            }
             Then::Chunks { number, slots, offset, bytes, last } => {
                 self.chunks_arrived(number, slots, offset, bytes, last, status);
             }

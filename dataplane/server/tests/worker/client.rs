@@ -117,6 +117,8 @@ pub struct Client {
     pub data: HashMap<u64, Vec<u8>>,
     pub printed: String,
     pub host_calls: Vec<u64>,
+    /// Of what data had come when the last host function was called.
+    pub data_then: Vec<u64>,
     pub words: Vec<(u64, u64)>,
     pub ended: Option<ProtocolError>,
 }
@@ -161,6 +163,7 @@ impl Client {
             data: HashMap::new(),
             printed: String::new(),
             host_calls: Vec::new(),
+            data_then: Vec::new(),
             words: Vec::new(),
             ended: None,
         };
@@ -322,7 +325,7 @@ impl Client {
     }
 
     fn receive(&mut self, now: u64, bytes: Option<&[u8]>) -> Result<(), ProtocolError> {
-        let Self { session, replies, done, failed, data, printed, host_calls, words, .. } = self;
+        let Self { session, replies, done, failed, data, data_then, printed, host_calls, words, .. } = self;
         let take = |record: fusewire_wire::frame::Record<'_>| -> Result<Next, ProtocolError> {
             match Event::decode(record.op, record.body).expect("an event that this client knows") {
                 Event::Reply(reply, tail) => {
@@ -343,7 +346,10 @@ impl Client {
                     }
                     all[start..end].copy_from_slice(&tail[..end - start]);
                 }
-                Event::HostCall(event, _) => host_calls.push(event.number),
+                Event::HostCall(event, _) => {
+                    host_calls.push(event.number);
+                    *data_then = data.keys().copied().collect();
+                }
                 Event::Print(event, tail) => {
                     printed.push_str(&String::from_utf8_lossy(&tail[..event.bytes as usize]));
                 }

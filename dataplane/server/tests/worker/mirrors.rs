@@ -1,5 +1,7 @@
 //! Host memory that is mirrored: what is written there and read, and when.
 
+use std::time::Duration;
+
 use fusewire_wire::ops::table::*;
 use fusewire_wire::ops::window;
 use zerocopy::IntoBytes;
@@ -11,6 +13,11 @@ use crate::thin::ADD;
 pub const TESTS: &[Test] = &[
     ("mirrored_memory_keeps_its_address", mirrored_memory_keeps_its_address),
     ("mirrored_memory_is_written_at_once_and_read_last", mirrored_memory_is_written_at_once_and_read_last),
+    ("mirrored_memory_is_told_before_what_comes_behind", mirrored_memory_is_told_before_what_comes_behind),
+    (
+        "mirrored_memory_is_written_before_what_has_to_wait",
+        mirrored_memory_is_written_before_what_has_to_wait,
+    ),
     ("mirrored_memory_that_is_gone_is_not_read", mirrored_memory_that_is_gone_is_not_read),
 ];
 
@@ -85,6 +92,57 @@ fn mirrored_memory_is_written_at_once_and_read_last() {
         client.until("the refusal", |client| client.failed.iter().any(|failed| failed.0 == refused));
     }
     assert_eq!(client.copy_out(side, mirror, 8).unwrap(), [0; 8]);
+}
+
+/// What has been read on one stream is told before another one comes to what is behind it, whichever is looked at first.
+fn mirrored_memory_is_told_before_what_comes_behind() {
+    let mut client = Client::open(&Setup::default());
+    let context = client.context();
+    let block = client.block(context, 4096);
+    let mirror = window::HOST_BASE + (5 << 30);
+    client.ask(HostMirror { context, address: mirror, bytes: 8192 }).unwrap();
+    let event = client.handle();
+    client.send(EventCreate { event, context, flags: 2, reserved: 0 });
+    let (first, side) = (client.stream(context), client.stream(context));
+    for turn in 1..50 {
+        // This one is waited for from now on, before the other.
+        let behind = client.stream(context);
+        client.send(StreamWaitValue { stream: behind, address: block, value: turn, bytes: 4, flags: 0 });
+        client.send(CopyOut { stream: behind, source: block, bytes: 4 });
+        client.send(StreamWaitValue { stream: first, address: block, value: turn, bytes: 4, flags: 0 });
+        let read = client.send(CopyOut { stream: first, source: mirror, bytes: 8192 });
+        client.send(EventRecord { event, stream: first, flags: 0, silent: 0 });
+        client.send(StreamWaitEvent { stream: behind, event, flags: 0, reserved: 0 });
+        let function = client.send(HostFunc { stream: behind });
+        client.send(StreamWriteValue { stream: side, address: block, value: turn, bytes: 4, flags: 0 });
+        client.until("the call", |client| client.host_calls.contains(&function));
+        assert!(client.data_then.contains(&read), "turn {turn}");
+        client.send(HostFuncDone { function });
+        client.synchronize(behind).unwrap();
+    }
+}
+
+/// Who says that a host function has run has sent first what it wrote.
+fn mirrored_memory_is_written_before_what_has_to_wait() {
+    let mut client = Client::open(&Setup::default());
+    let context = client.context();
+    let block = client.block(context, 4096);
+    let mirror = window::HOST_BASE + (5 << 30);
+    client.ask(HostMirror { context, address: mirror, bytes: 8192 }).unwrap();
+    let module = client.module(context, ADD.as_bytes());
+    let (add, _) = client.function(module, "add");
+    let (stream, side) = (client.stream(context), client.stream(context));
+    let function = client.send(HostFunc { stream });
+    client.send(CopyWithin { stream, destination: block, source: mirror, bytes: 8 });
+    let other = client.send(HostFunc { stream: side });
+    client.until("the calls", |client| client.host_calls.len() == 2);
+    // The first launch of a kernel may wait for the GPU, and is kept until both functions have run.
+    client.launch(add, side, 1, &[block + 64, block + 128]);
+    client.push(&HostWrite { address: mirror, bytes: 8 }, &[5; 8]);
+    client.send(HostFuncDone { function });
+    client.linger(Duration::from_millis(20));
+    client.send(HostFuncDone { function: other });
+    assert_eq!(client.copy_out(stream, block, 8).unwrap(), [5; 8]);
 }
 
 /// The read waits on a stream of one context, and the memory goes with another.

@@ -7,6 +7,7 @@ use std::ffi::{CString, c_char};
 use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use fusewire_wire::ops::table::{
     CtxSynchronize, ExecUpdateReply, GraphClone, GraphCreate, GraphDestroy, GraphDot, GraphExecDestroy,
@@ -221,7 +222,12 @@ pub unsafe extern "C" fn cuGraphInstantiateWithParams(
 fn launch(runtime: &Runtime, exec: &GraphExec, stream: &Arc<Stream>) -> Result<(), CUresult> {
     super::event::replayed();
     let record = GraphLaunch { exec: exec.handle, stream: stream.handle };
-    let post = || runtime.session.post_on(stream, &record, &[]).map(drop);
+    let post = || {
+        let number = runtime.session.post_on(stream, &record, &[])?;
+        // It may wait for events.
+        stream.waited.fetch_max(number, Relaxed);
+        Ok(())
+    };
     let host = lock(&exec.host);
     if host.ranges.is_empty() && host.functions.is_empty() {
         drop(host);
@@ -241,7 +247,7 @@ fn launch(runtime: &Runtime, exec: &GraphExec, stream: &Arc<Stream>) -> Result<(
         return post();
     }
     let mirrors = copies::replay_mirrors(runtime, stream, &host)?;
-    let ahead = mirror::push(runtime, &mirrors)?;
+    let ahead = mirror::push(&runtime.session, stream, &mirrors)?;
     // Host functions and event records may be part of it.
     runtime.session.bring_back()?;
     post()?;

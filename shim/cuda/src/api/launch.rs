@@ -107,7 +107,7 @@ fn publish(
         }
         return post();
     }
-    let ahead = mirror::push(runtime, &mirrors)?;
+    let ahead = mirror::push(&runtime.session, stream, &mirrors)?;
     post()?;
     mirror::owe(&runtime.session, stream, ahead);
     Ok(())

@@ -71,7 +71,7 @@ fn memset(
     if target == Side::Pinned {
         // Host memory that the server does not have: what it makes of it comes back.
         let mirror = mirror::ensure(runtime, &stream.context, to, bytes as u64)?;
-        let ahead = mirror::push(runtime, &[mirror])?;
+        let ahead = mirror::push(&runtime.session, &stream, &[mirror])?;
         post()?;
         mirror::owe(&runtime.session, &stream, ahead);
     } else {

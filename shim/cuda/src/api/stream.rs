@@ -134,7 +134,9 @@ pub unsafe extern "C" fn cuStreamWaitEvent(stream: CUstream, event: CUevent, fla
             return Ok(());
         }
         let record = StreamWaitEvent { stream: stream.handle, event: event.handle, flags, reserved: 0 };
-        runtime.session.post_on(&stream, &record, &[]).map(drop)
+        let number = runtime.session.post_on(&stream, &record, &[])?;
+        stream.waited.fetch_max(number, Relaxed);
+        Ok(())
     })
 }
 

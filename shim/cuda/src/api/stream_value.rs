@@ -1,5 +1,7 @@
 //! Stream memory operations: a stream waits for a word, or writes one.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use fusewire_wire::ops::table::{StreamWaitValue, StreamWriteValue};
 
 use crate::abi::result::{CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_NOT_SUPPORTED};
@@ -45,7 +47,8 @@ fn issue(runtime: &Runtime, stream: &Stream, what: What, word: &Word) -> Result<
     }
     // Host memory that the server does not have.
     let _ahead = if region.is_host() && !region.is_shared() {
-        mirror::push(runtime, &[mirror::ensure(runtime, &stream.context, address, u64::from(bytes))?])?
+        let mirror = mirror::ensure(runtime, &stream.context, address, u64::from(bytes))?;
+        mirror::push(&runtime.session, stream, &[mirror])?
     } else {
         Vec::new()
     };
@@ -55,7 +58,10 @@ fn issue(runtime: &Runtime, stream: &Stream, what: What, word: &Word) -> Result<
             // nobody: nothing of that may come behind the wait.
             runtime.session.bring_back()?;
             let record = StreamWaitValue { stream: stream.handle, address, value, flags, bytes };
-            runtime.session.post_on(stream, &record, &[])
+            runtime.session.words.store(true, Relaxed);
+            runtime.session.post_on(stream, &record, &[]).inspect(|&number| {
+                stream.waited.fetch_max(number, Relaxed);
+            })
         }
         What::Write => {
             // The program may take the word for a sign that earlier work is finished.

@@ -152,7 +152,7 @@ mod tests {
                     }
                 };
                 let waited = !made.is_finished();
-                for (_, pending) in lock(&self.session.pending).drain() {
+                for (_, pending) in lock(&self.session.pending).take() {
                     if let Pending::Call(waiter) = pending {
                         waiter.complete(CUDA_SUCCESS, Vec::new());
                     }

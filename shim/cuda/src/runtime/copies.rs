@@ -20,8 +20,7 @@ use crate::abi::types::CUresult;
 
 use super::copy_out::{CopyOut, Landing};
 use super::objects::Stream;
-use super::pending::Pending;
-use super::session::{Room, lock};
+use super::session::Room;
 use super::waiter::Waiter;
 use super::{Runtime, marks, memory_state, mirror, staging, stats};
 
@@ -251,10 +250,10 @@ pub(crate) fn before_reading(
     bytes: usize,
 ) -> Result<(), CUresult> {
     after_writers(runtime, from, bytes)?;
-    let host_functions = lock(&runtime.session.pending).values().any(|pending| {
-        matches!(pending, Pending::HostFunction { stream: Some(on), again: false, .. } if on.handle == stream.handle)
-    });
-    if host_functions {
+    // By host functions: of copies nothing is left. Its own stream comes behind no more than it has to.
+    let range = from..from.saturating_add(bytes as u64);
+    let session = &runtime.session;
+    if session.counts.any_changes() && memory_state::is_to_change(session, stream, &range, 0) {
         synchronize(runtime, stream)?;
     }
     Ok(())

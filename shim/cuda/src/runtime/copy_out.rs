@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
 use std::sync::{Arc, Mutex};
 
 use fusewire_link::RawSliceMut;
+use fusewire_wire::ops::table::MIRROR_READ_BYTES;
 
 use crate::abi::result::CUDA_SUCCESS;
 use crate::abi::types::CUresult;
@@ -53,6 +54,8 @@ pub(crate) struct CopyOut {
     pub(crate) landing: Landing,
     /// Host memory that is written: from the first byte to the last, with what may lie between.
     pub(crate) writes: Range<u64>,
+    /// It brings back what the device changed in a mirror: nobody has asked for it.
+    pub(crate) is_of_mirror: bool,
     /// The caller, if it waits.
     waiter: Option<Arc<Waiter>>,
     /// Earlier copies into the same memory, that were under way when this one was published.
@@ -84,6 +87,7 @@ impl CopyOut {
             bytes,
             landing,
             writes,
+            is_of_mirror: false,
             waiter,
             before: Mutex::default(),
             alone: AtomicBool::new(true),
@@ -91,6 +95,11 @@ impl CopyOut {
             over: AtomicBool::new(false),
             unpacked: AtomicBool::new(false),
         }
+    }
+
+    /// The same copy, of what the device changed in a mirror.
+    pub(crate) fn of_mirror(self) -> Self {
+        Self { is_of_mirror: true, ..self }
     }
 
     /// Whether the copy may write a byte of `range`.
@@ -134,10 +143,16 @@ impl CopyOut {
     }
 
     /// Brings what is to be unpacked to its place, if all of it has come. Else that is done at the end.
+    ///
+    /// What the device changed in a mirror comes behind no copy that is still to come: in front of that the device has
+    /// waited until it had come. And of two such, the one that came first was read first ([`MIRROR_READ_BYTES`]).
     pub(crate) fn unpack_if_whole(&self) {
         let Landing::Packed(buffer, finish) = &self.landing else { return };
         let is_whole = lock(&self.come).bytes() == self.bytes as u64;
-        if is_whole && self.before().iter().all(|other| other.has_brought(&self.writes)) {
+        let is_read_in_order = self.is_of_mirror && self.bytes as u64 <= MIRROR_READ_BYTES;
+        let is_next =
+            || is_read_in_order || self.before().iter().all(|other| other.has_brought(&self.writes));
+        if is_whole && is_next() {
             let finish = lock(finish).take();
             if let Some(finish) = finish {
                 finish(&lock(buffer));

@@ -93,7 +93,7 @@ impl Session {
         // A caller that found the session alive enters its pending operation under the lane's lock.
         drop(lock(&self.lane));
         self.room.notify_all();
-        let pending = std::mem::take(&mut *lock(&self.pending));
+        let pending = lock(&self.pending).take();
         for (number, pending) in pending {
             match pending {
                 Pending::Call(waiter) | Pending::Query(waiter, _) => {
@@ -109,7 +109,8 @@ impl Session {
                     asked.answered(CUDA_ERROR_DEVICE_UNAVAILABLE);
                     waiter.complete(CUDA_ERROR_DEVICE_UNAVAILABLE, Vec::new());
                 }
-                Pending::Reclaim(_) | Pending::HostFunction { .. } | Pending::Watch(_) => {}
+                Pending::Reclaim(_) | Pending::HostFunction { .. } | Pending::Stop(_) | Pending::Watch(_) => {
+                }
             }
         }
         self.transfers.abandon();

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicUsize, Ordering::Acquire, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use fusewire_wire::ops::table::{BlockMap, BlockUnmap, HostUnmirror};
@@ -17,7 +17,7 @@ use super::kept::{self, Kept};
 use super::memory::{ALIGNMENT, Heap, Map, Place, Ranges, Region, SMALL, Share};
 use super::objects::{Context, Stream};
 use super::pending::{Pending, Reclaim};
-use super::session::lock;
+use super::session::{Session, lock};
 use super::shared::{self, Shared};
 use super::waiter::Waiter;
 
@@ -409,8 +409,10 @@ pub(crate) fn free_host(runtime: &Runtime, address: u64) -> Result<(), CUresult>
     }
     runtime.memory.host_regions.fetch_sub(1, Relaxed);
     let whole = region.bytes.next_multiple_of(PAGE);
+    // First: a stream may be about to have it looked at.
+    let mirrored = forget_mirror(runtime, &region);
     put_back(address, whole);
-    let Some(record) = forget_mirror(runtime, &region) else {
+    let Some(record) = mirrored else {
         lock(&runtime.memory.host_window).give(address, whole);
         return Ok(());
     };
@@ -498,7 +500,7 @@ pub(crate) fn settle(runtime: &Runtime, base: u64, bytes: u64) {
 pub(crate) fn writers(runtime: &Runtime, base: u64, bytes: u64) -> Vec<Arc<Stream>> {
     // A session that is over writes nothing.
     let _ = runtime.session.bring_back();
-    if runtime.session.copies_out.load(Acquire) == 0 {
+    if !runtime.session.counts.any_copies_out() {
         return Vec::new();
     }
     let range = base..base.saturating_add(bytes);
@@ -512,6 +514,19 @@ fn writing<'a>(pending: impl Iterator<Item = &'a Pending>, range: &Range<u64>) -
             _ => None,
         })
         .collect()
+}
+
+/// Whether a range of host memory may be changed, and the device not know of it, before `stream` gets to what it is about
+/// to be given, by something that it did not come behind after its operation `since`.
+pub(crate) fn is_to_change(session: &Session, stream: &Stream, range: &Range<u64>, since: u64) -> bool {
+    let words = session.words.load(Relaxed);
+    lock(&session.pending).iter().any(|(number, pending)| {
+        let concerns = match pending {
+            Pending::CopyOut(copy) => copy.writes_to(range),
+            _ => true,
+        };
+        concerns && pending.changes().is_some_and(|on| stream.may_come_behind(*number, on, since, words))
+    })
 }
 
 /// A context is going, and all its memory with it: nothing of it is found any more. Gives the addresses, which are to

@@ -9,37 +9,127 @@
 //! all that was written before its launch, whatever other streams have been given or wait for. So what is brought
 //! back may have been read before or after something that the program sent meanwhile, and is not looked at there:
 //! what a program changes without knowing that a kernel is finished, that kernel has no right to change.
+//!
+//! What the program's memory is to hold when a stream gets somewhere may still be on its way there when the work is
+//! published: the data of an earlier copy, or what a host function will write. Then the stream stands still in front of
+//! that work until we have sent what came ([`Stop`]). The caller does not wait, who may have to do something for the
+//! stream to get there; and which work the stream really comes behind is the GPU's to know.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::sync::{Arc, Mutex, Weak};
 
-use fusewire_wire::ops::table::{CopyOut as CopyOutOp, HostMirror, HostWrite, INLINE_BYTES};
+use fusewire_wire::ops::table::{
+    CopyOut as CopyOutOp, HostFunc, HostFuncDone, HostMirror, HostWrite, INLINE_BYTES, MIRROR_READ_BYTES,
+};
 
 use crate::abi::result::CUDA_ERROR_INVALID_VALUE;
 use crate::abi::types::CUresult;
 
-use super::Runtime;
 use super::copy_out::{CopyOut, Landing};
 use super::memory::Place;
-use super::objects::{Context, Stream};
+use super::objects::{Context, Stream, StreamKind};
+use super::pending::Pending;
 use super::session::{Room, Session, lock};
+use super::{Runtime, memory_state};
 
 const PAGE: u64 = 4096;
 /// What kernels write at once: no part of one comes from the program while the device may be changing the rest.
 const WORD: usize = 4;
 
-/// Parts of a mirror.
-type Parts = Mutex<Vec<Range<usize>>>;
 /// Parts that are kept one by one.
 const PARTS: usize = 256;
+/// Streams of which it is kept where they stopped last.
+const STOPS: usize = 64;
 
 /// What both ends last agreed on.
 struct Shadow {
     bytes: Box<[u8]>,
-    /// For each copy from the device that is under way, what was sent since it was asked for.
-    under_way: Vec<Weak<Parts>>,
+    /// Copies from the device that are under way, as they were asked for.
+    under_way: Vec<Weak<UnderWay>>,
+    /// Where streams stopped last: their handles, and the numbers of the operations.
+    stops: Vec<(u64, u64, Arc<Stop>)>,
+}
+
+/// A copy of a mirror from the device that is under way.
+struct UnderWay {
+    stream: Arc<Stream>,
+    /// What the device had before it made the changes of which nothing has come yet, as far as that is not what was sent
+    /// since.
+    before: Mutex<Box<[u8]>>,
+    /// What was sent since it was asked for.
+    since: Mutex<Vec<Range<usize>>>,
+    /// The last stop of its stream in front of it. What is sent while the stream stands there the device has
+    /// before it makes its changes.
+    stop: Option<Arc<Stop>>,
+}
+
+impl UnderWay {
+    /// Part of the mirror was sent, from `at` on: the device has `block` there from now on.
+    fn sent(&self, at: usize, block: &[u8], parts: &[Range<usize>]) {
+        let whole = |part: &Range<usize>| at + part.start..at + part.end;
+        if self.stop.as_ref().is_some_and(|stop| stop.stands()) {
+            let mut before = lock(&self.before);
+            for part in parts {
+                if let (Some(old), Some(new)) = (before.get_mut(whole(part)), block.get(part.clone())) {
+                    old.copy_from_slice(new);
+                }
+            }
+            return;
+        }
+        let mut since = lock(&self.since);
+        since.extend(parts.iter().map(whole));
+        if since.len() > PARTS {
+            join(&mut since);
+        }
+    }
+
+    /// An earlier copy has come, which found `now`, but for these parts: what this one finds elsewhere has changed
+    /// after that or not at all.
+    fn comes_behind(&self, now: &[u8], but: &[Range<usize>]) {
+        let mut before = lock(&self.before);
+        let mut at = 0;
+        for part in but.iter().chain([&(now.len()..now.len())]) {
+            if let (Some(old), Some(new)) = (before.get_mut(at..part.start), now.get(at..part.start)) {
+                old.copy_from_slice(new);
+            }
+            at = part.end;
+        }
+    }
+}
+
+/// A stream that stands still until changes of mirrors have been sent.
+pub(crate) struct Stop {
+    /// Given up when it is over: they know their stops.
+    mirrors: Mutex<Vec<Arc<Mirror>>>,
+    stands: AtomicBool,
+}
+
+impl Stop {
+    fn new(mirrors: Vec<Arc<Mirror>>) -> Self {
+        Self { mirrors: Mutex::new(mirrors), stands: AtomicBool::new(true) }
+    }
+
+    fn stands(&self) -> bool {
+        self.stands.load(Acquire)
+    }
+
+    /// The stream is there, and whatever it comes behind has come: sends what has changed, and lets it go on. On a
+    /// thread that may wait.
+    pub(crate) fn pass(&self, session: &Session, number: u64) {
+        let mirrors = std::mem::take(&mut *lock(&self.mirrors));
+        for mirror in &mirrors {
+            // A session that is over has told its callers already.
+            let _ = send(session, mirror);
+        }
+        // Before anything can be brought back that was read from here on.
+        self.stands.store(false, Release);
+        let gone = lock(&session.pending).remove(number);
+        drop(gone);
+        let _ = session.post_answer(&HostFuncDone { function: number });
+    }
 }
 
 /// One mirrored range: whole pages, of which the program uses a part.
@@ -59,6 +149,8 @@ pub(crate) struct Mirror {
     /// Changes of the device's that are owed or on their way: bytes that the program has left alone are not sent
     /// then, for the shadow may be behind.
     ahead: AtomicUsize,
+    /// The program has freed the memory, or is about to. Set under `sending`.
+    gone: AtomicBool,
 }
 
 impl Mirror {
@@ -69,15 +161,47 @@ impl Mirror {
     }
 
     fn new(base: u64, bytes: usize, start: u64, used: usize) -> Self {
-        let shadow = Mutex::new(Shadow { bytes: vec![0; used].into_boxed_slice(), under_way: Vec::new() });
-        Self { base, bytes, start, shadow, used, sending: Mutex::default(), ahead: AtomicUsize::new(0) }
+        let bytes_agreed = vec![0; used].into_boxed_slice();
+        Self {
+            base,
+            bytes,
+            start,
+            shadow: Mutex::new(Shadow { bytes: bytes_agreed, under_way: Vec::new(), stops: Vec::new() }),
+            used,
+            sending: Mutex::default(),
+            ahead: AtomicUsize::new(0),
+            gone: AtomicBool::new(false),
+        }
+    }
+
+    /// The program's memory.
+    pub(super) fn range(&self) -> Range<u64> {
+        self.start..self.start + self.used as u64
+    }
+
+    /// Where a stream stopped last for this mirror, and whether it stands there.
+    fn last_stop(&self, stream: &Stream) -> Option<(u64, Arc<Stop>)> {
+        let shadow = lock(&self.shadow);
+        let known = shadow.stops.iter().find(|(of, ..)| *of == stream.handle);
+        known.map(|(_, number, stop)| (*number, stop.clone()))
+    }
+
+    /// A stream stops. Under the lane's lock, so that what is brought back behind it finds it.
+    fn stops(&self, stream: &Stream, number: u64, stop: &Arc<Stop>) {
+        let stops = &mut lock(&self.shadow).stops;
+        stops.retain(|(of, ..)| *of != stream.handle);
+        if stops.len() >= STOPS {
+            // Of others it is not known then that they need not stop again.
+            stops.retain(|(.., stop)| stop.stands());
+        }
+        stops.push((stream.handle, number, stop.clone()));
     }
 
     /// What the program has changed in a block of up to a page, which counts as agreed upon from here on: the
     /// block, and which parts of it.
     fn changed(&self, at: usize, length: usize) -> Option<([u8; PAGE as usize], Vec<Range<usize>>)> {
-        let source = std::ptr::with_exposed_provenance::<u8>(self.start as usize + at);
-        let Shadow { bytes, under_way } = &mut *lock(&self.shadow);
+        let source = ptr::with_exposed_provenance::<u8>(self.start as usize + at);
+        let Shadow { bytes, under_way, .. } = &mut *lock(&self.shadow);
         let shadow = bytes.get_mut(at..at + length)?;
         // SAFETY: mirrored memory is the program's pinned memory, mapped as long as the mirror is known; a race
         // with the program's own stores is the race that a kernel would see.
@@ -86,7 +210,7 @@ impl Mirror {
         }
         let mut block = [0; PAGE as usize];
         // SAFETY: as above.
-        unsafe { std::ptr::copy_nonoverlapping(source, block.as_mut_ptr(), length) };
+        unsafe { ptr::copy_nonoverlapping(source, block.as_mut_ptr(), length) };
         let mut parts: Vec<Range<usize>> = Vec::new();
         if self.ahead.load(Acquire) == 0 {
             parts.push(0..length);
@@ -102,13 +226,11 @@ impl Mirror {
         }
         shadow.copy_from_slice(&block[..length]);
         under_way.retain(|copy| {
-            let Some(since) = copy.upgrade() else { return false };
-            let mut since = lock(&since);
-            since.extend(parts.iter().map(|part| at + part.start..at + part.end));
-            if since.len() > PARTS {
-                join(&mut since);
-            }
-            true
+            let copy = copy.upgrade();
+            copy.is_some_and(|copy| {
+                copy.sent(at, &block, &parts);
+                true
+            })
         });
         Some((block, parts))
     }
@@ -153,14 +275,19 @@ impl Mirrors {
         (address - mirror.base < mirror.bytes as u64).then(|| mirror.clone())
     }
 
-    /// Forgets the mirror of a range, and returns it if there was one.
+    /// Forgets the mirror of a range, and returns it if there was one. From then on nobody looks at the memory.
     pub(crate) fn forget(&self, base: u64, bytes: u64) -> Option<(u64, u64)> {
         let mut mirrors = lock(&self.0);
         let (&at, mirror) = mirrors.range(..base.saturating_add(bytes)).next_back()?;
         if at + mirror.bytes as u64 <= base {
             return None;
         }
-        mirrors.remove(&at).map(|mirror| (mirror.base, mirror.bytes as u64))
+        let mirror = mirrors.remove(&at)?;
+        drop(mirrors);
+        let _sending = lock(&mirror.sending);
+        mirror.gone.store(true, Relaxed);
+        lock(&mirror.shadow).stops.clear();
+        Some((mirror.base, mirror.bytes as u64))
     }
 }
 
@@ -203,31 +330,74 @@ pub(crate) fn ensure(
     Ok(mirror)
 }
 
-/// Sends what the program has changed in mirrors that the next operation may use. From then on the device may be ahead
-/// of them: what that operation changes is owed ([`owe`]).
+/// Sends what the program has changed in mirrors that the next operation on `stream` may use. From then on the device
+/// may be ahead of them: what that operation changes is owed ([`owe`]). If something may be on its way into that memory
+/// which the stream comes behind, it stops until that has come and been sent as well.
 ///
 /// # Errors
 /// When the session is over.
-pub(crate) fn push(runtime: &Runtime, mirrors: &[Arc<Mirror>]) -> Result<Vec<Ahead>, CUresult> {
-    let mut ahead = Vec::with_capacity(mirrors.len());
-    for mirror in mirrors.iter().filter(|mirror| mirror.used != 0) {
-        let _sending = lock(&mirror.sending);
-        let mut run = Run { mirror, at: 0, bytes: Vec::new() };
-        let mut at = 0;
-        while at < mirror.used {
-            let length = (PAGE as usize).min(mirror.used - at);
-            if let Some((block, changed)) = mirror.changed(at, length) {
-                for part in changed {
-                    run.add(&runtime.session, at + part.start, &block[part])?;
-                }
-            }
-            at += length;
-        }
-        run.send(&runtime.session)?;
-        // Before another thread can send whole pages.
-        ahead.push(Ahead::of(mirror));
+pub(crate) fn push(
+    session: &Session,
+    stream: &Stream,
+    mirrors: &[Arc<Mirror>],
+) -> Result<Vec<Ahead>, CUresult> {
+    // Memory that the server has itself needs nothing.
+    let mirrors = || mirrors.iter().filter(|mirror| mirror.used != 0);
+    // Looked at before what is there is sent: what is not to come any more is among that.
+    let to_come: Vec<_> = if session.counts.any_changes() {
+        mirrors().filter(|mirror| is_to_come(session, stream, mirror)).cloned().collect()
+    } else {
+        Vec::new()
+    };
+    let mut ahead = Vec::new();
+    for mirror in mirrors() {
+        ahead.extend(send(session, mirror)?);
+    }
+    if !to_come.is_empty() {
+        stop(session, stream, to_come)?;
     }
     Ok(ahead)
+}
+
+/// Whether something may be on its way into the memory of a mirror that the stream comes behind, and did not at its last
+/// stop.
+fn is_to_come(session: &Session, stream: &Stream, mirror: &Mirror) -> bool {
+    let since = mirror.last_stop(stream).map_or(0, |(number, _)| number);
+    memory_state::is_to_change(session, stream, &mirror.range(), since)
+}
+
+/// Has the stream stop until changes of these mirrors have been sent.
+fn stop(session: &Session, stream: &Stream, mirrors: Vec<Arc<Mirror>>) -> Result<(), CUresult> {
+    let stop = Arc::new(Stop::new(mirrors.clone()));
+    let record = HostFunc { stream: stream.handle };
+    let then = |number| {
+        stream.issued(number);
+        mirrors.iter().for_each(|mirror| mirror.stops(stream, number, &stop));
+        Some(Pending::Stop(stop))
+    };
+    session.publish_with(&[], Room::Await, |_| record, |_, number| then(number)).map(drop)
+}
+
+/// Sends what the program has changed in a mirror.
+fn send(session: &Session, mirror: &Arc<Mirror>) -> Result<Option<Ahead>, CUresult> {
+    let _sending = lock(&mirror.sending);
+    if mirror.gone.load(Relaxed) {
+        return Ok(None);
+    }
+    let mut run = Run { mirror, at: 0, bytes: Vec::new() };
+    let mut at = 0;
+    while at < mirror.used {
+        let length = (PAGE as usize).min(mirror.used - at);
+        if let Some((block, changed)) = mirror.changed(at, length) {
+            for part in changed {
+                run.add(session, at + part.start, &block[part])?;
+            }
+        }
+        at += length;
+    }
+    run.send(session)?;
+    // Before another thread can send whole pages.
+    Ok(Some(Ahead::of(mirror)))
 }
 
 /// Bytes of a mirror, one after the other, that go in one record.
@@ -275,6 +445,12 @@ impl Owed {
     #[inline]
     pub(crate) fn any(&self) -> bool {
         self.any.load(Acquire)
+    }
+
+    /// Whether anything is owed of a stream that blocks with the legacy stream.
+    pub(crate) fn is_of_blocking(&self) -> bool {
+        let is_blocking = |on: &Stream| on.kind != StreamKind::Legacy && on.blocks_with_legacy();
+        lock(&self.list).iter().any(|(_, on)| is_blocking(on))
     }
 
     /// Whether anything that came back since the last call was new.
@@ -339,35 +515,51 @@ pub(crate) fn bring_back(session: &Session, room: Room) -> Result<(), CUresult> 
 /// meanwhile.
 fn pull(session: &Session, stream: &Arc<Stream>, ahead: Ahead, room: Room) -> Result<(), CUresult> {
     let mirror = ahead.0.clone();
-    let since = Arc::<Parts>::default();
-    let mut before = {
+    let used = mirror.used;
+    let stop = mirror.last_stop(stream).map(|(_, stop)| stop).filter(|stop| stop.stands());
+    let copy = {
         let mut shadow = lock(&mirror.shadow);
-        shadow.under_way.push(Arc::downgrade(&since));
-        shadow.bytes.clone()
+        let before = Mutex::new(shadow.bytes.clone());
+        let copy = Arc::new(UnderWay { stream: stream.clone(), before, since: Mutex::default(), stop });
+        shadow.under_way.push(Arc::downgrade(&copy));
+        copy
     };
-    let used = before.len();
     let changed = session.owed.changed.clone();
     let finish = move |now: &[u8]| {
-        if merge(&ahead.0, &mut before, &since, now) {
+        if merge(&ahead.0, &copy, now) {
             changed.store(true, Relaxed);
         }
     };
-    let writes = mirror.start..mirror.start + used as u64;
-    let copy = CopyOut::new(stream.clone(), used, Landing::packed(used, finish), writes, None);
+    let landing = Landing::packed(used, finish);
+    let copy = CopyOut::new(stream.clone(), used, landing, mirror.range(), None).of_mirror();
     let record = CopyOutOp { stream: stream.handle, source: mirror.start, bytes: used as u64 };
     session.post_copy_out(&record, Arc::new(copy), room)
 }
 
-/// Writes what the device changed, `before` to `now`, into the program's memory, but for what was sent `since`. Gives
-/// whether there was anything.
-fn merge(mirror: &Mirror, before: &mut [u8], since: &Parts, now: &[u8]) -> bool {
+/// Writes what the device changed, from `before` to `now`, into the program's memory, but for what was sent `since`.
+/// Gives whether there was anything.
+fn merge(mirror: &Mirror, copy: &UnderWay, now: &[u8]) -> bool {
     let mut shadow = lock(&mirror.shadow);
-    for part in lock(since).drain(..) {
+    let mut since = std::mem::take(&mut *lock(&copy.since));
+    join(&mut since);
+    let mut others = shadow.under_way.iter().filter_map(Weak::upgrade);
+    if now.len() as u64 <= MIRROR_READ_BYTES {
+        // What is still to come was read after this.
+        let others = others.filter(|other| !ptr::eq(&raw const **other, copy));
+        others.for_each(|other| other.comes_behind(now, &since));
+    } else if others.any(|other| ptr::eq(&raw const *other, copy)) {
+        // Each was read when its stream got there.
+        others
+            .filter(|other| other.stream.may_come_behind(0, &copy.stream, 0, true))
+            .for_each(|other| other.comes_behind(now, &since));
+    }
+    let mut before = lock(&copy.before);
+    for part in since {
         if let (Some(old), Some(new)) = (before.get_mut(part.clone()), now.get(part)) {
             old.copy_from_slice(new);
         }
     }
-    if before == now {
+    if **before == *now {
         return false;
     }
     for (block, (old, new)) in before.chunks(64).zip(now.chunks(64)).enumerate() {
@@ -383,7 +575,7 @@ fn merge(mirror: &Mirror, before: &mut [u8], since: &Parts, now: &[u8]) -> bool 
                     continue;
                 }
                 *byte = *new;
-                let target = std::ptr::with_exposed_provenance_mut::<u8>(mirror.start as usize + at);
+                let target = ptr::with_exposed_provenance_mut::<u8>(mirror.start as usize + at);
                 // SAFETY: inside the mirror's range, which is mapped: freeing waits for pending copies.
                 unsafe { target.write_volatile(*new) };
             }
@@ -404,9 +596,9 @@ pub(crate) fn word(address: u64, value: u64, bytes: u32) {
     let mut shadow = lock(&mirror.shadow);
     let Some(room) = shadow.bytes.get_mut(offset..offset + value.len()) else { return };
     room.copy_from_slice(value);
-    let target = std::ptr::with_exposed_provenance_mut::<u8>(address as usize);
+    let target = ptr::with_exposed_provenance_mut::<u8>(address as usize);
     // SAFETY: the range was checked against the mirror; the program polls this word.
-    unsafe { std::ptr::copy_nonoverlapping(value.as_ptr(), target, value.len()) };
+    unsafe { ptr::copy_nonoverlapping(value.as_ptr(), target, value.len()) };
 }
 
 /// The mirrors of host memory that a parameter buffer points to.
@@ -448,8 +640,7 @@ pub(crate) fn pointed_to(
 mod tests {
     use super::*;
     use crate::abi::result::CUDA_SUCCESS;
-    use crate::runtime::objects::{Context, StreamKind};
-    use crate::runtime::pending::Pending;
+    use crate::runtime::objects::Context;
     use std::time::Duration;
 
     #[test]
@@ -505,7 +696,7 @@ mod tests {
             owe(&session, &stream, vec![Ahead::of(&mirror)]);
             session.bring_back().unwrap();
             assert_eq!(ahead(), 1);
-            for (number, pending) in lock(&session.pending).drain() {
+            for (number, pending) in lock(&session.pending).take() {
                 let Pending::CopyOut(copy) = pending else { panic!("a copy") };
                 session.overlaps.finish(&copy, status == CUDA_SUCCESS, || copy.complete(number, status));
             }
@@ -536,26 +727,85 @@ mod tests {
         let start = memory.as_mut_ptr().expose_provenance() as u64;
         let mirror = Arc::new(Mirror::new(start, 16, start, 16));
         let write = |at: usize, value: u32| {
-            let word = std::ptr::with_exposed_provenance_mut::<u32>(start as usize).wrapping_add(at);
+            let word = ptr::with_exposed_provenance_mut::<u32>(start as usize).wrapping_add(at);
             // SAFETY: the array above.
             unsafe { word.write_volatile(value) };
         };
+        let copy = under_way(&mirror, 1, None);
         let _ahead = Ahead::of(&mirror);
-        let since = Arc::<Parts>::default();
-        lock(&mirror.shadow).under_way.push(Arc::downgrade(&since));
         // It sends two values while the copy is under way, which finds the first there, and goes on.
         for value in 7..9 {
             write(0, value);
             assert!(mirror.changed(0, 16).is_some());
         }
         write(0, 9);
-        let now: Vec<u8> = [7u32, 5, 0, 0].iter().flat_map(|word| word.to_ne_bytes()).collect();
-        assert!(merge(&mirror, &mut [0; 16], &since, &now));
+        assert!(merge(&mirror, &copy, &bytes(&[7, 5, 0, 0])));
         // SAFETY: as above.
         let left = unsafe { memory.as_ptr().cast::<[u32; 4]>().read_volatile() };
         assert_eq!(left, [9, 5, 0, 0]);
-        let nothing = Arc::<Parts>::default();
-        assert!(!merge(&mirror, &mut now.clone(), &nothing, &now));
+        let copy = under_way(&mirror, 1, None);
+        assert!(!merge(&mirror, &copy, &bytes(&[8, 5, 0, 0])));
+    }
+
+    fn bytes(words: &[u32]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+    }
+
+    /// A copy that is asked for now, on this stream.
+    fn under_way(mirror: &Mirror, stream: u64, stop: Option<Arc<Stop>>) -> Arc<UnderWay> {
+        let context = Arc::new(Context::new(1, 0, true, 0, 3020));
+        let stream = Arc::new(Stream::new(stream, context, StreamKind::Created, 1, 0));
+        let mut shadow = lock(&mirror.shadow);
+        let before = Mutex::new(shadow.bytes.clone());
+        let copy = Arc::new(UnderWay { stream, before, since: Mutex::default(), stop });
+        shadow.under_way.push(Arc::downgrade(&copy));
+        copy
+    }
+
+    #[test]
+    fn what_is_sent_while_the_stream_stands_still_comes_before_what_the_device_does() {
+        let mut memory = [0u32; 2];
+        let start = memory.as_mut_ptr().expose_provenance() as u64;
+        let mirror = Arc::new(Mirror::new(start, 8, start, 8));
+        let word = ptr::with_exposed_provenance_mut::<u32>(start as usize);
+        let _ahead = Ahead::of(&mirror);
+        let stop = Arc::new(Stop::new(vec![mirror.clone()]));
+        let behind = under_way(&mirror, 1, Some(stop.clone()));
+        let beside = under_way(&mirror, 2, None);
+        // SAFETY: the array above.
+        unsafe { word.write_volatile(7) };
+        assert!(mirror.changed(0, 8).is_some());
+        stop.stands.store(false, Release);
+        // That of another stream was read before; this one after a kernel that adds to what was sent.
+        assert!(!merge(&mirror, &beside, &bytes(&[0, 0])));
+        assert!(merge(&mirror, &behind, &bytes(&[8, 1])));
+        // SAFETY: as above.
+        assert_eq!(unsafe { memory.as_ptr().cast::<[u32; 2]>().read_volatile() }, [8, 1]);
+    }
+
+    #[test]
+    fn what_was_read_later_counts_also_where_it_is_what_it_was_before_both() {
+        for (words, small) in [(2, true), (MIRROR_READ_BYTES as usize / 4 + 1, false)] {
+            let mut memory = vec![0u32; words];
+            let start = memory.as_mut_ptr().expose_provenance() as u64;
+            let mirror = Arc::new(Mirror::new(start, 4 * words, start, 4 * words));
+            let found = |first: u32, second: u32| {
+                let mut now = vec![0; 4 * words];
+                now[..8].copy_from_slice(&bytes(&[first, second]));
+                now
+            };
+            let (one, two, three) =
+                (under_way(&mirror, 1, None), under_way(&mirror, 2, None), under_way(&mirror, 3, None));
+            // Large ones are read by their streams: the second one comes behind the first.
+            two.stream.waited.store(1, Relaxed);
+            assert!(merge(&mirror, &one, &found(1, 5)));
+            assert!(merge(&mirror, &two, &found(0, 5)));
+            // The third was read last if it is small, and in no order with the others if not.
+            assert_eq!(merge(&mirror, &three, &found(0, 0)), small);
+            // SAFETY: the memory above.
+            let left = unsafe { memory.as_ptr().cast::<[u32; 2]>().read_volatile() };
+            assert_eq!(left, if small { [0, 0] } else { [0, 5] });
+        }
     }
 
     #[test]

@@ -179,6 +179,8 @@ pub(crate) struct Stream {
     pub(crate) last: AtomicU64,
     /// Operations of the stream up to this number are known to be finished.
     pub(crate) done: AtomicU64,
+    /// Number of the last operation that put the stream behind others.
+    pub(crate) waited: AtomicU64,
     /// Number of the last query that found the stream busy. The server says when what was there then is finished.
     pub(crate) watched: AtomicU64,
     /// The capture the stream takes part in; 0 when none.
@@ -212,10 +214,35 @@ impl Stream {
             priority,
             last: AtomicU64::new(0),
             done: AtomicU64::new(0),
+            waited: AtomicU64::new(0),
             watched: AtomicU64::new(0),
             capture: AtomicU64::new(0),
             attributes: Mutex::new(HashMap::new()),
         }
+    }
+
+    /// Whether the next operation on this stream may come behind operation `number` of another one, and did not come
+    /// behind it after its own operation `since`. Only who has been put behind others does: by an event or a word, or by
+    /// the legacy stream, which is behind all streams that block with it and whatever those are behind. `words`: streams
+    /// have waited for words, so that what holds them up may be younger than their wait.
+    pub(crate) fn may_come_behind(&self, number: u64, of: &Self, since: u64, words: bool) -> bool {
+        let by = |last: &AtomicU64| {
+            let last = last.load(Relaxed);
+            last > since && (words || last >= number)
+        };
+        if self.handle == of.handle {
+            return number > since;
+        }
+        let by_legacy = || match self.kind {
+            StreamKind::Legacy => {
+                let barred = of.blocks_with_legacy() && of.context.handle == self.context.handle;
+                !barred || number > since
+            }
+            _ => {
+                self.blocks_with_legacy() && self.context.legacy.get().is_some_and(|legacy| by(&legacy.last))
+            }
+        };
+        by(&self.waited) || by_legacy()
     }
 
     pub(crate) fn blocks_with_legacy(&self) -> bool {
@@ -571,3 +598,36 @@ pub(crate) enum HostCode {
 
 // SAFETY: the argument is the program's, which asked for the function to be run on another thread.
 unsafe impl Send for HostFunction {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_comes_behind_what_it_was_put_behind() {
+        let context = Arc::new(Context::new(1, 0, true, 0, 3020));
+        let stream = |handle, kind, flags| Arc::new(Stream::new(handle, context.clone(), kind, flags, 0));
+        let (free, other) = (stream(1, StreamKind::Created, 1), stream(2, StreamKind::Created, 1));
+        let (one, two) = (stream(3, StreamKind::Created, 0), stream(4, StreamKind::Created, 0));
+        let legacy = stream(5, StreamKind::Legacy, 0);
+        assert!(context.legacy.set(legacy.clone()).is_ok());
+        let behind = |stream: &Stream, number, of: &Stream| stream.may_come_behind(number, of, 0, false);
+
+        assert!(behind(&free, 10, &free) && !behind(&free, 10, &other) && !behind(&one, 10, &two));
+        assert!(!free.may_come_behind(10, &free, 11, false), "it stopped for that");
+        // An event, which cannot put it behind what came later; a word can.
+        free.waited.store(20, Relaxed);
+        assert!(behind(&free, 10, &other) && !behind(&free, 30, &other));
+        assert!(free.may_come_behind(30, &other, 0, true) && !free.may_come_behind(10, &other, 20, false));
+        // Behind the legacy stream itself, and what that was behind.
+        legacy.issued(40);
+        assert!(behind(&one, 40, &legacy) && behind(&one, 10, &two) && !behind(&one, 50, &two));
+        assert!(behind(&one, 10, &free), "the legacy stream may have been behind it");
+        assert!(!behind(&other, 40, &legacy));
+        assert!(behind(&legacy, 50, &one) && !legacy.may_come_behind(50, &one, 60, false));
+        assert!(
+            legacy.may_come_behind(50, &other, 60, false),
+            "one that blocks with it may have waited for that"
+        );
+    }
+}

@@ -3,7 +3,6 @@
 //! While one batch is on its way the next one gathers. The thread spins briefly after activity, then
 //! sleeps in the kernel until a caller wakes it or the server speaks; with few cores it does not spin.
 
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::fence;
@@ -22,7 +21,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::abi::result::{CUDA_ERROR_DEVICE_UNAVAILABLE, CUDA_ERROR_NOT_READY, CUDA_SUCCESS};
 
 use super::copy_out::CopyOut;
-use super::host_functions::HostThread;
+use super::host_functions::HostThreads;
 use super::kept;
 use super::memory_state;
 use super::objects::Stream;
@@ -117,7 +116,7 @@ impl Pump {
             session: session.clone(),
             barrier: 0,
             pong: None,
-            host: HostThread::new(session.clone()),
+            host: HostThreads::new(session.clone()),
         };
         Self {
             session,
@@ -290,7 +289,7 @@ struct Events {
     barrier: u64,
     /// The latest Ping to be answered.
     pong: Option<u64>,
-    host: HostThread,
+    host: HostThreads,
 }
 
 impl Sink for Events {
@@ -375,7 +374,7 @@ impl Events {
                     }
                     Some(Pending::Watch(stream)) => unwatch(&stream, failed.number),
                     Some(Pending::Reclaim(slot @ Reclaim::Slot(_))) => memory_state::reclaim(slot),
-                    Some(Pending::Reclaim(_) | Pending::HostFunction { .. }) | None => {}
+                    Some(Pending::Reclaim(_) | Pending::HostFunction { .. } | Pending::Stop(_)) | None => {}
                 }
             }
             Event::Credit(credit, _) => {
@@ -404,10 +403,17 @@ impl Events {
                         }
                     } else if copy.place(data.offset, bytes) {
                         session.overlaps.landed(&copy, data.offset, bytes.len());
+                        if copy.is_of_mirror {
+                            copy.unpack_if_whole();
+                        }
                     }
                 }
             }
-            Event::HostCall(call, _) => self.host.call(call.number),
+            Event::HostCall(call, _) => {
+                // What the stream comes behind is in its place for the function to see.
+                session.overlaps.unpack_whole();
+                self.host.call(call.number);
+            }
             Event::Print(print, text) => {
                 if let Some(text) = text.get(..print.bytes as usize) {
                     super::log::print(print.descriptor, text);
@@ -437,7 +443,7 @@ impl Events {
             Some(Pending::Watch(stream)) if status == CUDA_SUCCESS => stream.finished(number),
             // Its context's error has come before this.
             Some(Pending::Watch(stream)) => unwatch(&stream, number),
-            Some(Pending::HostFunction { .. }) | None => {}
+            Some(Pending::HostFunction { .. } | Pending::Stop(_)) | None => {}
         }
     }
 
@@ -451,12 +457,10 @@ impl Events {
     /// What is pending under a number. It is taken out, since what follows takes locks under which others publish;
     /// but for a copy into host memory, which stays until it is [`copied`](Self::copied).
     fn pending(&self, number: u64) -> Option<Pending> {
-        match lock(&self.session.pending).entry(number) {
-            Entry::Occupied(entry) => Some(match entry.get() {
-                Pending::CopyOut(copy) => Pending::CopyOut(copy.clone()),
-                _ => entry.remove(),
-            }),
-            Entry::Vacant(_) => None,
+        let mut pending = lock(&self.session.pending);
+        match pending.get(&number) {
+            Some(Pending::CopyOut(copy)) => Some(Pending::CopyOut(copy.clone())),
+            _ => pending.remove(number),
         }
     }
 
@@ -465,9 +469,9 @@ impl Events {
     fn copied(&self, copy: &CopyOut, number: u64, status: u32) {
         let good = status == CUDA_SUCCESS;
         self.session.overlaps.finish(copy, good, || copy.complete(number, status));
-        if lock(&self.session.pending).remove(&number).is_some() {
-            self.session.copies_out.fetch_sub(1, Release);
-        }
+        // Dropped under no lock.
+        let gone = lock(&self.session.pending).remove(number);
+        drop(gone);
     }
 }
 

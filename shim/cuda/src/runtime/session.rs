@@ -7,9 +7,8 @@
 //! Locks, in the order they may be taken: `lane`, then `pending`. Neither is held across I/O.
 
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::sync::atomic::{
-    AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+    AtomicBool, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -30,10 +29,10 @@ use super::copy_out::CopyOut;
 use super::ending::Ending;
 use super::helm::Helm;
 use super::mirror;
-use super::objects::{Context, Event, Stream};
+use super::objects::{Context, Event, Stream, StreamKind};
 use super::overlap::Overlaps;
 use super::packing::Packing;
-use super::pending::{Asked, Pending};
+use super::pending::{Asked, Counts, Pending, Table};
 use super::stats;
 use super::transfer::{Transfer, Transfers};
 use super::waiter::Waiter;
@@ -65,9 +64,11 @@ pub(crate) struct Session {
     answered: AtomicBool,
     /// The peer has acknowledged something: there may be room again.
     pub(super) room: Condvar,
-    pub(crate) pending: Mutex<HashMap<u64, Pending>>,
-    /// Copies into host memory that are pending; none, and no source needs a look.
-    pub(crate) copies_out: AtomicUsize,
+    pub(crate) pending: Mutex<Table>,
+    /// How many of some kinds are pending.
+    pub(crate) counts: Arc<Counts>,
+    /// A stream has waited for a word that something else will write, once at least.
+    pub(crate) words: AtomicBool,
     pub(crate) overlaps: Overlaps,
     /// Mirrors that are behind the device.
     pub(crate) owed: mirror::Owed,
@@ -106,6 +107,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Session {
     pub(crate) fn new(slot_bytes: usize, slots: u64, spin: Duration, quiet: bool) -> Self {
+        let pending = Table::default();
         Self {
             lane: Mutex::new(Lane {
                 // As many buffers are kept as there can be bytes under way: where threads sleep, a batch may be a
@@ -122,8 +124,9 @@ impl Session {
             urgent: AtomicBool::new(false),
             answered: AtomicBool::new(false),
             room: Condvar::new(),
-            pending: Mutex::new(HashMap::new()),
-            copies_out: AtomicUsize::new(0),
+            counts: pending.counts(),
+            words: AtomicBool::new(false),
+            pending: Mutex::new(pending),
             overlaps: Overlaps::default(),
             owed: mirror::Owed::default(),
             helm: Helm::default(),
@@ -184,6 +187,7 @@ impl Session {
         record: &R,
         tail: &[&[u8]],
     ) -> Result<u64, CUresult> {
+        self.before_legacy(stream)?;
         self.publish(record, tail, |_, number| {
             stream.issued(number);
             None
@@ -201,6 +205,7 @@ impl Session {
         tail: &[&[u8]],
         pending: Option<Pending>,
     ) -> Result<u64, CUresult> {
+        self.before_legacy(stream)?;
         self.publish(record, tail, |_, number| {
             self.quiet_on(stream, number);
             pending
@@ -252,7 +257,6 @@ impl Session {
         room: Room,
     ) -> Result<(), CUresult> {
         let stream = copy.stream.clone();
-        self.copies_out.fetch_add(1, Relaxed);
         self.overlaps.enter(&copy);
         let entered = copy.clone();
         let posted = self.publish_with(
@@ -266,7 +270,6 @@ impl Session {
         );
         if posted.is_err() {
             self.overlaps.finish(&entered, false, || {});
-            self.copies_out.fetch_sub(1, Relaxed);
         }
         posted.map(drop)
     }
@@ -279,6 +282,16 @@ impl Session {
     #[inline]
     pub(crate) fn bring_back(&self) -> Result<(), CUresult> {
         if self.owed.any() { mirror::bring_back(self, Room::Await) } else { Ok(()) }
+    }
+
+    /// Publishes what is owed of streams that block with the legacy stream, if that is about to be given something. What
+    /// comes behind it, on whatever stream, comes behind their work, and has to come behind what that is owed for.
+    #[inline]
+    pub(crate) fn before_legacy(&self, stream: &Stream) -> Result<(), CUresult> {
+        if stream.kind == StreamKind::Legacy && self.owed.any() && self.owed.is_of_blocking() {
+            return mirror::bring_back(self, Room::Await);
+        }
+        Ok(())
     }
 
     /// Publishes an operation, whose kind nobody checks here, and enters what `then` makes of its number.
@@ -616,6 +629,7 @@ impl Session {
         let chunk_bytes = usize::try_from(chunk_bytes(bytes as u64, slot_bytes)).unwrap_or(self.slot_bytes);
         let chunks = bytes.div_ceil(chunk_bytes) as u64;
         let waited_for = quiet && keep.is_none();
+        self.before_legacy(stream)?;
         let mut made = None;
         let number = self.publish_with(
             &[],
@@ -653,6 +667,7 @@ impl Session {
         // SAFETY: the transfer keeps the buffer until it is sent.
         let source = unsafe { RawSlice::new(packed.as_ptr(), packed.len()) };
         let bytes = packed.len();
+        self.before_legacy(stream)?;
         let number = self.publish_with(
             &[],
             Room::Await,

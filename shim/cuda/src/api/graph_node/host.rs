@@ -32,7 +32,7 @@ pub(super) fn add_host(runtime: &Runtime, new: New, given: &HostParams) -> Resul
     lock(&runtime.session.pending)
         .insert(number, Pending::HostFunction { function, stream: None, again: true });
     if let Err(code) = new.add_plain(runtime, ADD_HOST, 0, number) {
-        lock(&runtime.session.pending).remove(&number);
+        lock(&runtime.session.pending).remove(number);
         return Err(code);
     }
     lock(&new.graph.host).functions.push(number);
@@ -87,7 +87,7 @@ pub(super) fn set_host(
     lock(&runtime.session.pending)
         .insert(number, Pending::HostFunction { function, stream: None, again: true });
     if let Err(code) = place.set_object(runtime, ADD_HOST, 0, number) {
-        lock(&runtime.session.pending).remove(&number);
+        lock(&runtime.session.pending).remove(number);
         return Err(code);
     }
     place.uses(|host| lock(host).functions.push(number));
