@@ -80,7 +80,7 @@ pub(super) fn wait(runtime: &Runtime, stream: &Stream) -> Result<Option<u64>, CU
     let session = &runtime.session;
     let marks = shared::marks(runtime).filter(|marks| !marks.refused.load(Relaxed) && session.spins());
     // Data that this process puts in their place itself may be behind the word.
-    if marks.is_none() || session.copies_out.load(Acquire) != 0 {
+    if marks.is_none() || session.counts.any_copies_out() {
         return Ok(None);
     }
     let Some((marks, (address, value))) = marks.and_then(|marks| Some((marks, marks.take(runtime)?))) else {
