@@ -1,7 +1,7 @@
 //! What stands behind the API functions: the session, and all that the client knows without asking.
 //!
-//! * [`session`], [`pump`], [`helm`], [`pending`], [`waiter`], [`marks`], [`transfer`], [`host_functions`], [`ending`] — talking to
-//!   the server.
+//! * [`session`], [`pump`], [`helm`], [`pending`], [`waiter`], [`marks`], [`transfer`], [`host_functions`], [`ending`] —
+//!   talking to the server.
 //! * [`handles`], [`objects`] — what the program holds.
 //! * [`current`] — the calling thread's context and streams.
 //! * [`memory`], [`memory_state`], [`kept`], [`mirror`] — addresses, allocation, host memory that kernels use.
