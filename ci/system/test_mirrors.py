@@ -380,13 +380,16 @@ def test_a_host_function_sees_what_its_stream_comes_behind(server):
 # What is as it was before two kernels, of which the second undoes what the first did, is told all the same.
 UNDONE = START + """
 event = driver.event()
-for turn in range(300):
-    more()
-    driver.call("cuEventRecord", event, stream)
-    driver.call("cuStreamWaitEvent", other, event, 0)
-    driver.launch(add, 1, 1, c_uint64(ctypes.addressof(word)), c_uint(0xffffffff), c_uint(1), on=other)
-    driver.synchronize(other)
-    assert numbers[0] == 0, (turn, list(numbers))
+for memory, turns in (word, 200), (driver.pinned(3 << 20), 20):
+    at = c_uint64(ctypes.addressof(memory))
+    for on in (other, stream):
+        for turn in range(turns):
+            driver.launch(add, 1, 1, at, c_uint(1), c_uint(1), on=stream)
+            driver.call("cuEventRecord", event, stream)
+            driver.call("cuStreamWaitEvent", on, event, 0)
+            driver.launch(add, 1, 1, at, c_uint(0xffffffff), c_uint(1), on=on)
+            driver.synchronize(on)
+            assert memory[0] == 0, (len(memory), turn)
 """
 
 
