@@ -291,7 +291,7 @@ ON_THEIR_WAY = [
 
 driver.call("cuMemsetD8_v2", c_uint64(gate), 0, c_size_t(4096))
 more()
-driver.synchronize(stream)
+driver.call("cuCtxSynchronize")
 opener = driver.stream()
 for turn in range(1, 31):
     for n in range(8): numbers[n] = 7
@@ -327,7 +327,7 @@ driver.call("cuMemsetD8_v2", c_uint64(gate), 0, c_size_t(64))
 third = driver.stream()
 # The first launch of a kernel may wait for all that the GPU does.
 more(0)
-driver.synchronize(stream)
+driver.call("cuCtxSynchronize")
 for turn in range(1, 20):
     # One stream stands at a copy into the memory, another at a host function; the third one has work of its own there.
     driver.call("cuStreamWaitValue32_v2", other, c_uint64(gate), c_uint(turn), 0)
