@@ -291,7 +291,7 @@ ON_THEIR_WAY = [
 
 driver.call("cuMemsetD8_v2", c_uint64(gate), 0, c_size_t(4096))
 more()
-driver.synchronize(stream)
+driver.call("cuCtxSynchronize")
 opener = driver.stream()
 for turn in range(1, 31):
     for n in range(8): numbers[n] = 7
@@ -327,7 +327,7 @@ driver.call("cuMemsetD8_v2", c_uint64(gate), 0, c_size_t(64))
 third = driver.stream()
 # The first launch of a kernel may wait for all that the GPU does.
 more(0)
-driver.synchronize(stream)
+driver.call("cuCtxSynchronize")
 for turn in range(1, 20):
     # One stream stands at a copy into the memory, another at a host function; the third one has work of its own there.
     driver.call("cuStreamWaitValue32_v2", other, c_uint64(gate), c_uint(turn), 0)
@@ -380,13 +380,16 @@ def test_a_host_function_sees_what_its_stream_comes_behind(server):
 # What is as it was before two kernels, of which the second undoes what the first did, is told all the same.
 UNDONE = START + """
 event = driver.event()
-for turn in range(300):
-    more()
-    driver.call("cuEventRecord", event, stream)
-    driver.call("cuStreamWaitEvent", other, event, 0)
-    driver.launch(add, 1, 1, c_uint64(ctypes.addressof(word)), c_uint(0xffffffff), c_uint(1), on=other)
-    driver.synchronize(other)
-    assert numbers[0] == 0, (turn, list(numbers))
+for memory, turns in (word, 200), (driver.pinned(3 << 20), 20):
+    at = c_uint64(ctypes.addressof(memory))
+    for on in (other, stream):
+        for turn in range(turns):
+            driver.launch(add, 1, 1, at, c_uint(1), c_uint(1), on=stream)
+            driver.call("cuEventRecord", event, stream)
+            driver.call("cuStreamWaitEvent", on, event, 0)
+            driver.launch(add, 1, 1, at, c_uint(0xffffffff), c_uint(1), on=on)
+            driver.synchronize(on)
+            assert memory[0] == 0, (len(memory), turn)
 """
 
 

@@ -550,7 +550,7 @@ fn merge(mirror: &Mirror, copy: &UnderWay, now: &[u8]) -> bool {
     } else if others.any(|other| ptr::eq(&raw const *other, copy)) {
         // Each was read when its stream got there.
         others
-            .filter(|other| other.stream.may_come_behind(0, &copy.stream, 0, true))
+            .filter(|other| other.stream.may_come_behind(1, &copy.stream, 0, true))
             .for_each(|other| other.comes_behind(now, &since));
     }
     let mut before = lock(&copy.before);
@@ -796,6 +796,7 @@ mod tests {
             };
             let (one, two, three) =
                 (under_way(&mirror, 1, None), under_way(&mirror, 2, None), under_way(&mirror, 3, None));
+            let again = under_way(&mirror, 2, None);
             // Large ones are read by their streams: the second one comes behind the first.
             two.stream.waited.store(1, Relaxed);
             assert!(merge(&mirror, &one, &found(1, 5)));
@@ -805,6 +806,11 @@ mod tests {
             // SAFETY: the memory above.
             let left = unsafe { memory.as_ptr().cast::<[u32; 2]>().read_volatile() };
             assert_eq!(left, if small { [0, 0] } else { [0, 5] });
+            // Nothing has changed on the second stream since.
+            assert_eq!(merge(&mirror, &again, &found(0, 5)), small);
+            let again = under_way(&mirror, 2, None);
+            let last = under_way(&mirror, 2, None);
+            assert!(merge(&mirror, &again, &found(3, 5)) && merge(&mirror, &last, &found(0, 5)));
         }
     }
 
