@@ -221,10 +221,13 @@ class Program:
 
     def use(self, memory, stream, writes):
         """Something on a stream is about to use memory: comes after whatever it must come after."""
+        self.come_after(memory, stream, writes)
+        self.note(memory, stream, writes)
+
+    def come_after(self, memory, stream, writes):
         for other, number, _ in [use for use in memory.uses if use[2] or writes]:
             if number > self.before(stream)[other]:
                 self.order(other, stream)
-        self.note(memory, stream, writes)
 
     def order(self, first, second):
         if self.random.random() < 0.8:
@@ -436,7 +439,8 @@ class Program:
         self.drop_graphs(memory)
         if memory.kind == DEVICE_KIND and self.random.random() < 0.5:
             stream = self.any_stream()
-            self.use(memory, stream, True)
+            # Nor does this put anything behind other streams.
+            self.come_after(memory, stream, True)
             call("cuMemFreeAsync", c_uint64(memory.address), self.streams[stream])
         else:
             self.host_uses(memory, True)
