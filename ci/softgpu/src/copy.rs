@@ -348,7 +348,8 @@ fn copy_now(ctx: &Arc<Context>, copy: Copy3) -> Res {
     }
 }
 
-/// Copies in the order of a stream.
+/// Copies in the order of a stream. Who copies into pageable memory, or from host memory to host memory, waits for it
+/// (CUDA driver API, API synchronization behavior).
 fn copy_later(stream: &Arc<Stream>, mut copy: Copy3) -> Res {
     copy.check(Code::INVALID_VALUE)?;
     if copy.is_empty() && !capture::is_capturing(stream) {
@@ -357,13 +358,13 @@ fn copy_later(stream: &Arc<Stream>, mut copy: Copy3) -> Res {
     if capture::is_capturing(stream) {
         return stream::submit(stream, Work::Copy(Arc::new(copy))).map(drop);
     }
-    let writes_pageable = copy.to.is_pageable();
-    if copy.from.is_pageable() && !writes_pageable {
+    let waits = copy.to.is_pageable() || !(copy.to.is_device() || copy.from.is_device());
+    if copy.from.is_pageable() && !waits {
         copy.capture_source()?;
     }
     let fence = stream::submit(stream, Work::Copy(Arc::new(copy)))?;
     match fence {
-        Some(fence) if writes_pageable => fence.wait(&stream.health),
+        Some(fence) if waits => fence.wait(&stream.health),
         _ => Ok(()),
     }
 }

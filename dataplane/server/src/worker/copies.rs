@@ -22,7 +22,7 @@ use super::bulk::arrival_of;
 use super::gpu::Gpu;
 use super::pinned::Block;
 use super::ranges::Kind;
-use super::streams::{StreamId, Then};
+use super::streams::{Piece, StreamId, Then};
 use crate::driver::layouts::{Memcpy3d, Side};
 use crate::driver::{CAPTURE_UNSUPPORTED, INVALID_VALUE};
 
@@ -228,10 +228,18 @@ impl Gpu {
         self.count(id, 1 + slots.len() as u32)?;
         let destination = self.await_slots(raw, slots.clone())?;
         let source = record.source + offset;
-        // SAFETY: the slot is registered and, where the stream has got to, free; the source was checked.
-        let status = unsafe { self.d.cuMemcpyDtoHAsync_v2(destination, source, bytes as usize, raw) };
+        // From host memory to host memory the driver would copy itself, once the stream is there, and this thread would
+        // wait for it (CUDA driver API, API synchronization behavior).
+        let mirrored = if self.mirrors(source, bytes) { source } else { 0 };
+        let status = if mirrored == 0 {
+            // SAFETY: the slot is registered and, where the stream has got to, free; the source was checked.
+            unsafe { self.d.cuMemcpyDtoHAsync_v2(destination, source, bytes as usize, raw) }
+        } else {
+            0
+        };
         let last = offset + bytes == record.bytes;
-        let then = Then::Chunks { number, slots: slots.clone(), offset, bytes: bytes as u32, last };
+        let then =
+            Then::Chunks(Piece { number, slots: slots.clone(), offset, bytes: bytes as u32, last, mirrored });
         let queued = self.ok(status).and_then(|()| self.after(id, then));
         queued.inspect_err(|_| self.lanes.give_slots(slots))?;
         Ok(bytes)
@@ -253,10 +261,10 @@ impl Gpu {
     fn cancel_chunks(&mut self, id: StreamId, copy: u64) {
         let Ok(stream) = self.streams.get_mut(id) else { return };
         for pending in &mut stream.pending {
-            if let Then::Chunks { number, slots, .. } = &pending.then
-                && *number == copy
+            if let Then::Chunks(piece) = &pending.then
+                && piece.number == copy
             {
-                pending.then = Then::GiveSlots { slots: slots.clone() };
+                pending.then = Then::GiveSlots { slots: piece.slots.clone() };
             }
         }
     }
@@ -338,18 +346,19 @@ impl Gpu {
     }
 
     /// What a copy has brought into these slots goes out, a chunk each.
-    pub(super) fn chunks_arrived(
-        &mut self,
-        number: u64,
-        slots: Range<u32>,
-        offset: u64,
-        bytes: u32,
-        last: bool,
-        status: Status,
-    ) {
+    pub(super) fn chunks_arrived(&mut self, piece: Piece, status: Status) {
+        let Piece { number, slots, offset, bytes, last, mirrored } = piece;
         if status != 0 {
             self.lanes.give_slots(slots);
         } else {
+            if mirrored != 0 {
+                let from = std::ptr::with_exposed_provenance::<u8>(mirrored as usize);
+                // SAFETY: a mapping of ours, as in `mirrored_data`; the slots are free, lie side by side, and have room
+                // for the piece.
+                unsafe {
+                    std::ptr::copy_nonoverlapping(from, self.pinned.d2h_slot(slots.start), bytes as usize)
+                };
+            }
             let slot_bytes = self.pinned.plan().slot_bytes;
             for (slot, before) in slots.zip((0..bytes).step_by(slot_bytes.max(1) as usize)) {
                 let offset = offset + u64::from(before);
@@ -434,7 +443,9 @@ impl Gpu {
         let slots = self.lanes.next_slots(1);
         let start = self.await_slots(raw, slots.clone())?;
         let packed = Side::host(start, record.width as usize, record.height as usize);
-        let then = Then::Chunks { number: call.number, slots: slots.clone(), offset: 0, bytes, last: true };
+        let number = call.number;
+        let piece = Piece { number, slots: slots.clone(), offset: 0, bytes, last: true, mirrored: 0 };
+        let then = Then::Chunks(piece);
         let result = self.copy_3d(record, source, packed, raw).and_then(|()| self.after(id, then));
         if result.is_err() {
             self.lanes.give_slots(slots);

@@ -104,13 +104,7 @@ pub(super) enum Then {
         bytes: usize,
     },
     /// A piece of a device-to-host copy is in its slots.
-    Chunks {
-        number: u64,
-        slots: Range<u32>,
-        offset: u64,
-        bytes: u32,
-        last: bool,
-    },
+    Chunks(Piece),
     /// Device-to-host slots are free again: their copy was given up.
     GiveSlots {
         slots: Range<u32>,
@@ -133,6 +127,19 @@ pub(super) enum Then {
     },
 }
 
+/// A piece of a device-to-host copy, and the slots for it.
+#[derive(Debug)]
+pub(super) struct Piece {
+    pub(super) number: u64,
+    pub(super) slots: Range<u32>,
+    pub(super) offset: u64,
+    pub(super) bytes: u32,
+    pub(super) last: bool,
+    /// Mirrored memory, from which the slots are filled only now, as for [`Then::Mirrored`]; 0: the stream has filled
+    /// them.
+    pub(super) mirrored: u64,
+}
+
 impl Then {
     /// Whether the client probably waits for it.
     fn is_awaited(&self) -> bool {
@@ -141,7 +148,7 @@ impl Then {
             Self::Reply { .. }
                 | Self::Inline { .. }
                 | Self::Mirrored { .. }
-                | Self::Chunks { last: true, .. }
+                | Self::Chunks(Piece { last: true, .. })
         )
     }
 
@@ -153,7 +160,7 @@ impl Then {
                 | Self::Done { .. }
                 | Self::Inline { .. }
                 | Self::Mirrored { .. }
-                | Self::Chunks { last: true, .. }
+                | Self::Chunks(Piece { last: true, .. })
                 | Self::HostCall { .. }
                 | Self::Fence { .. }
         )
@@ -215,12 +222,16 @@ impl Streams {
         let mut forgotten = 0;
         let pending = self.slots.iter_mut().flatten().flat_map(|stream| &mut stream.pending);
         for Pending { then, .. } in pending {
-            if let Then::Mirrored { number, address, bytes } = *then
-                && address < memory.end
-                && memory.start < address.saturating_add(bytes as u64)
-            {
-                *then = Then::Done { number };
-                forgotten += 1;
+            let concerns = |address: u64, bytes: u64| {
+                address < memory.end && memory.start < address.saturating_add(bytes)
+            };
+            match then {
+                Then::Mirrored { number, address, bytes } if concerns(*address, *bytes as u64) => {
+                    *then = Then::Done { number: *number };
+                    forgotten += 1;
+                }
+                Then::Chunks(piece) if concerns(piece.mirrored, piece.bytes.into()) => piece.mirrored = 0,
+                _ => {}
             }
         }
         forgotten
@@ -428,17 +439,15 @@ impl Gpu {
             let end = match pending.then {
                 Then::Inline { number, .. }
                 | Then::Mirrored { number, .. }
-                | Then::Chunks { number, last: true, .. } => Then::Done { number },
-                Then::Chunks { .. } | Then::Word { .. } => Then::Nothing,
+                | Then::Chunks(Piece { number, last: true, .. }) => Then::Done { number },
+                Then::Chunks(_) | Then::Word { .. } => Then::Nothing,
                 _ => continue,
             };
             self.awaited = self.awaited.saturating_sub(u32::from(pending.then.is_awaited()));
             match std::mem::replace(&mut pending.then, end) {
                 Then::Inline { number, block, bytes } => self.inline_data(number, block, bytes),
                 Then::Mirrored { number, address, bytes } => self.mirrored_data(number, address, bytes),
-                Then::Chunks { number, slots, offset, bytes, .. } => {
-                    self.chunks_arrived(number, slots, offset, bytes, false, 0);
-                }
+                Then::Chunks(piece) => self.chunks_arrived(Piece { last: false, ..piece }, 0),
                 Then::Word { address, value, bytes } => self.out.word(address, value, bytes),
                 _ => {}
             }
@@ -472,9 +481,7 @@ impl Gpu {
                 }
                 self.out.done(number, status);
             }
-            Then::Chunks { number, slots, offset, bytes, last } => {
-                self.chunks_arrived(number, slots, offset, bytes, last, status);
-            }
+            Then::Chunks(piece) => self.chunks_arrived(piece, status),
             Then::GiveSlots { slots } => self.lanes.give_slots(slots),
             Then::Retire { chunks } => self.lanes.retire(chunks, status),
             Then::HostCall { number } => {

@@ -113,6 +113,9 @@ fn which_calls_wait_for_the_gpu() {
         watch.call("cuMemUnmap", held, || d.cuMemUnmap(base, bytes));
         watch
             .call("cuMemHostRegister", held, || d.cuMemHostRegister_v2(more.as_mut_ptr().cast(), 4 << 20, 3));
+        watch.call("cuMemcpyDtoHAsync, host to host", held, || {
+            d.cuMemcpyDtoHAsync_v2(host.add(4096).cast(), more.as_mut_ptr() as u64, 4096, stream)
+        });
         watch.call("cuMemHostUnregister", held, || d.cuMemHostUnregister(more.as_mut_ptr().cast()));
         watch.call("cuModuleLoadDataEx", held, || {
             d.cuModuleLoadDataEx(&raw mut module, IMAGE.as_ptr().cast(), 0, null_mut(), null)

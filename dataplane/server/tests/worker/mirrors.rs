@@ -19,6 +19,10 @@ pub const TESTS: &[Test] = &[
         mirrored_memory_is_written_before_what_has_to_wait,
     ),
     ("mirrored_memory_that_is_gone_is_not_read", mirrored_memory_that_is_gone_is_not_read),
+    (
+        "large_mirrored_memory_is_read_when_its_stream_is_there",
+        large_mirrored_memory_is_read_when_its_stream_is_there,
+    ),
 ];
 
 fn mirrored_memory_keeps_its_address() {
@@ -143,6 +147,42 @@ fn mirrored_memory_is_written_before_what_has_to_wait() {
     client.linger(Duration::from_millis(20));
     client.send(HostFuncDone { function: other });
     assert_eq!(client.copy_out(stream, block, 8).unwrap(), [5; 8]);
+}
+
+/// The driver would wait for the stream in the copy from host memory to host memory, and the stream for the worker.
+fn large_mirrored_memory_is_read_when_its_stream_is_there() {
+    const BYTES: u64 = 3 << 20;
+    let mut client = Client::open(&Setup::default());
+    let context = client.context();
+    let block = client.block(context, BYTES);
+    let mirror = window::HOST_BASE + (5 << 30);
+    client.ask(HostMirror { context, address: mirror, bytes: BYTES }).unwrap();
+    let (stream, side) = (client.stream(context), client.stream(context));
+    for turn in 1..=3u8 {
+        let function = client.send(HostFunc { stream });
+        let value = u32::from(turn);
+        let memset =
+            Memset { stream, destination: block, pitch: 0, width: BYTES, height: 1, value, element: 1 };
+        client.send(memset);
+        client.send(CopyWithin { stream, destination: mirror, source: block, bytes: BYTES });
+        let read = client.send(CopyOut { stream, source: mirror, bytes: BYTES });
+        client.until("the call", |client| client.host_calls.contains(&function));
+        // The worker goes on with others.
+        client.synchronize(side).unwrap();
+        client.send(HostFuncDone { function });
+        assert_eq!(client.point(read), 0);
+        assert!(
+            client.data[&read].iter().all(|byte| *byte == turn) && client.data[&read].len() as u64 == BYTES
+        );
+    }
+    // What is given up with its memory ends all the same.
+    let function = client.send(HostFunc { stream });
+    let read = client.send(CopyOut { stream, source: mirror, bytes: BYTES });
+    client.until("the call", |client| client.host_calls.contains(&function));
+    let gone = client.send(HostUnmirror { context, address: mirror, bytes: BYTES });
+    client.send(HostFuncDone { function });
+    assert_eq!(client.point(read), 0);
+    assert_eq!(client.point(gone), 0);
 }
 
 /// The read waits on a stream of one context, and the memory goes with another.
