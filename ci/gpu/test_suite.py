@@ -5,8 +5,10 @@ import io
 import json
 import math
 import pathlib
+import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -164,6 +166,35 @@ class Idling(unittest.TestCase):
             "fusewire: session f3a opened: process 77 of user 0 python3 a.py (pid 77 on vm), gpu 1, worker 93\n"
         )
         self.assertEqual([host.worker_in(said, pid) for pid in (500, 77, 7, 80)], [80, 93, None, None])
+
+
+class Ending(unittest.TestCase):
+    def test_told_to_end_it_leaves_no_process_behind(self):
+        program = """
+import sys, time
+from suite import groups
+groups.end_with_us()
+started = groups.start(["sh", "-c", "sleep 1000 & echo $!; wait"], stdout=-1)
+print(started.pid, started.stdout.readline().decode(), flush=True)
+started.wait()
+time.sleep(60)
+"""
+        suite = subprocess.Popen([sys.executable, "-c", program], cwd=HERE, stdout=subprocess.PIPE)
+        shell, sleeper = (int(word) for word in (suite.stdout.readline() + suite.stdout.readline()).split())
+        suite.terminate()
+        self.assertEqual(suite.wait(20), 128 + 15)
+        suite.stdout.close()
+        for pid in (shell, sleeper):
+            for _ in range(100):
+                try:
+                    state = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+                except OSError:
+                    break
+                if state == "Z":
+                    break
+                time.sleep(0.05)
+            else:
+                self.fail(f"process {pid} goes on")
 
 
 class OverAnotherLink(unittest.TestCase):

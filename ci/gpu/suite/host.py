@@ -10,6 +10,8 @@ import socket
 import subprocess
 import time
 
+from . import groups
+
 # The server's first worker starts the driver, which may take its time on a cold machine.
 START_LIMIT = 150
 
@@ -117,9 +119,9 @@ class Server:
         links = [self.address, *([self.local] if self.local else [])]
         self.offset = self.log.stat().st_size if self.log.exists() else 0
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(
+            self.process = groups.start(
                 [self.program, "serve", *(word for link in links for word in ("--listen", link)), *self.options],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=self.env, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=self.env,
             )
         end = time.monotonic() + START_LIMIT
         while time.monotonic() < end:

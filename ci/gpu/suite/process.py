@@ -6,7 +6,8 @@ import subprocess
 import threading
 import time
 
-from .runner import TAIL, end_group
+from . import groups
+from .runner import TAIL
 
 MARK = "FIGURES "
 
@@ -25,9 +26,9 @@ class Process:
         self.log = runner.out / f"{name}.{side}.log"
         self.file = open(self.log, "wb")
         self.lines = queue.Queue()
-        self.process = subprocess.Popen(
+        self.process = groups.start(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.file,
-            env={**runner.environment(name, side), **(env or {})}, start_new_session=True,
+            env={**runner.environment(name, side), **(env or {})},
         )
         self.pid = self.process.pid
         threading.Thread(target=self.listen, daemon=True).start()
@@ -71,5 +72,5 @@ class Process:
             self.process.stdin.close()
             self.process.wait(20)
         except (OSError, subprocess.TimeoutExpired):
-            end_group(self.process)
+            groups.end(self.process)
         self.file.close()

@@ -5,10 +5,11 @@ import os
 import pathlib
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
+
+from . import groups
 
 GPU = pathlib.Path(__file__).resolve().parent.parent
 ROOT = GPU.parent.parent
@@ -101,14 +102,14 @@ class Runner:
         log = self.out / f"{name}.{side}.log"
         start = time.monotonic()
         with open(log, "wb") as file:
-            process = subprocess.Popen(
+            process = groups.start(
                 argv, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT,
-                env=self.environment(name, side, device_file), start_new_session=True,
+                env=self.environment(name, side, device_file),
             )
             try:
                 code = process.wait(timeout)
             except subprocess.TimeoutExpired:
-                end_group(process)
+                groups.end(process)
                 code = "timeout"
         return code, round(time.monotonic() - start, 2), log, log.read_text(errors="replace")
 
@@ -157,15 +158,6 @@ class Runner:
         result = self.out / f"{name}.native.json"
         run = Run(self.shown(self.program(file, arguments, result)), 0, 0.0, self.out / f"{name}.native.log", load(result))
         return None if run.trouble else run
-
-
-def end_group(process):
-    """Ends a process we started and all it started. It leads a process group of its own."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    process.wait()
 
 
 def load(path):
