@@ -89,6 +89,77 @@ for times in range(1, 200):
 """, env=SPINS)
 
 
+def test_other_streams_that_this_one_comes_behind_are_known_to_be_finished(server):
+    """As after a reply: of their events, their times and their being finished."""
+    for link in server.local, server.address:
+        run(link, HEAD + """
+blocking = c_void_p()
+driver.call("cuStreamCreate", byref(blocking), 0)
+start, end = driver.event(), driver.event()
+took = c_float(-1)
+def record(event, on):
+    driver.call("cuEventRecord", event, on)
+for times in range(200):
+    # Behind an event.
+    other = driver.stream() if times % 50 == 0 else other
+    record(start, other)
+    driver.add(add, memory, 1, size // 4, on=other)
+    record(end, other)
+    driver.code_of(driver.call, "cuStreamQuery", other)
+    driver.call("cuStreamWaitEvent", stream, end, 0)
+    count()
+    for event in start, end:
+        driver.call("cuEventQuery", event)
+    driver.call("cuEventElapsedTime", byref(took), start, end)
+    driver.call("cuStreamQuery", other)
+    # The legacy stream comes behind those that block with it, and they behind the legacy stream.
+    for first, second in (blocking, None), (None, blocking):
+        record(start, first)
+        driver.add(add, memory, 1, size // 4, on=first)
+        record(end, first)
+        driver.add(add, memory, 1, size // 4, on=second)
+        driver.synchronize(second)
+        driver.call("cuEventQuery", end)
+        driver.call("cuEventElapsedTime", byref(took), start, end)
+        driver.call("cuStreamQuery", first)
+    # What came behind an event before the stream was put behind another one.
+    earlier, middle = driver.event(), driver.event()
+    driver.add(add, memory, 1, size // 4, on=other)
+    record(earlier, other)
+    driver.call("cuStreamWaitEvent", stream, earlier, 0)
+    record(middle, stream)
+    record(end, other)
+    driver.call("cuStreamWaitEvent", stream, end, 0)
+    driver.call("cuEventSynchronize", middle)
+    driver.call("cuEventQuery", earlier)
+    for event in earlier, middle:
+        driver.call("cuEventDestroy_v2", event)
+""", env=SPINS)
+
+
+def test_a_word_that_the_stream_has_written_is_there(server):
+    """Registered memory again: the client is told of what is written there."""
+    run(server.local, HEAD + """
+import mmap
+pages = mmap.mmap(-1, 8192)
+words = (c_uint * 2048).from_buffer(pages)
+address = ctypes.addressof(words)
+driver.call("cuMemHostRegister_v2", c_void_p(address), c_size_t(8192), 2)
+other = driver.stream()
+for times in range(1, 200):
+    driver.call("cuStreamWriteValue32_v2", stream, c_uint64(address), c_uint(times), 0)
+    driver.synchronize(stream)
+    assert words[0] == times, (times, words[0])
+    event = driver.event()
+    driver.call("cuStreamWriteValue32_v2", other, c_uint64(address + 8), c_uint(times), 0)
+    driver.call("cuEventRecord", event, other)
+    driver.call("cuStreamWaitEvent", stream, event, 0)
+    count()
+    assert words[2] == times, (times, words[2])
+    driver.call("cuEventDestroy_v2", event)
+""", env=SPINS)
+
+
 def test_errors_are_reported_by_the_synchronisation(server):
     run(server.local, HEAD + """
 for _ in range(50):

@@ -415,3 +415,26 @@ for turn in range(1, 300):
 
 def test_a_copy_lies_on_top_of_what_it_comes_behind(server):
     run(server, ON_TOP)
+
+
+# A word that a graph writes, captured while a host function was still to be run that may write there as well.
+CAPTURED = START + """
+FUNCTION = ctypes.CFUNCTYPE(None, c_void_p)
+graph, executable = c_void_p(), c_void_p()
+wait = FUNCTION(lambda _: time.sleep(0.05))
+more()
+driver.call("cuLaunchHostFunc", stream, wait, None)
+driver.call("cuStreamBeginCapture_v2", stream, 2)
+driver.call("cuStreamWriteValue32_v2", stream, c_uint64(ctypes.addressof(word) + 4), c_uint(9), 0)
+driver.call("cuStreamEndCapture", stream, ctypes.byref(graph))
+driver.call("cuGraphInstantiateWithFlags", ctypes.byref(executable), graph, c_uint64(0))
+for turn in range(4):
+    numbers[1] = turn
+    driver.call("cuGraphLaunch", executable, stream)
+    driver.synchronize(stream)
+    assert list(numbers[:2]) == [1, 9], (turn, list(numbers[:2]))
+"""
+
+
+def test_a_word_that_a_graph_writes(server):
+    run(server, CAPTURED)

@@ -32,6 +32,8 @@ const WAIT_GEQ: u32 = 0;
 /// and so has each wait in front of it.
 const TOGETHER_IN: u64 = 4 << 20;
 const TOGETHER_OUT: u64 = 1 << 20;
+/// Pieces of a copy from the device that are enqueued before anything else is looked at.
+const PIECES: u32 = 16;
 /// Of the slots there are, no copy takes more than this part, so that some fill while others are emptied.
 const FEWEST_ROUNDS: u32 = 4;
 /// Chunks that a refused copy may leave behind for the session to throw away.
@@ -198,14 +200,16 @@ impl Gpu {
         mut offset: u64,
     ) -> Result<(), Status> {
         let (id, _) = self.stream(record.stream)?;
+        let mut pieces = 0;
         while offset < record.bytes {
-            if self.queued >= QUEUE {
+            if self.queued >= QUEUE || pieces == PIECES {
                 self.continuing = Some(Continuing::Out { number, record, offset });
                 return Ok(());
             }
             match self.enqueue_piece(number, &record, offset) {
                 Ok(bytes) => {
                     offset += bytes;
+                    pieces += 1;
                     // To enqueue all of a long copy takes a good part of what it takes the link: the first pieces leave
                     // meanwhile.
                     self.poll();

@@ -20,7 +20,7 @@ use fusewire_wire::ops::table::{HostFuncDone, HostWrite};
 use fusewire_wire::ops::{Call, DispatchError, Record as _, table};
 use fusewire_wire::session::{Flow, Nanos, ServerSession, Transmit};
 
-use super::backlog::Kept;
+use super::backlog::{Kept, QUEUE};
 use super::gpu::Gpu;
 use super::start::spin;
 use super::streams::FAULT_CHECK;
@@ -261,12 +261,9 @@ impl Shard {
     /// Does what has been kept, as far as it need not wait any more. Gives whether there was anything.
     fn catch_up(&mut self) -> Result<bool, End> {
         let mut progress = self.gpu.carry_out_ripe();
-        loop {
-            if self.gpu.proceed() {
-                progress = true;
-                continue;
-            }
-            let Some((op, body)) = self.kept.front() else { break };
+        // A long copy goes on once a turn: others are heard in between.
+        progress |= self.gpu.proceed();
+        while let Some((op, body)) = self.kept.front() {
             if self.gpu.must_wait(op, body) {
                 break;
             }
@@ -280,7 +277,7 @@ impl Shard {
             session.resume(nanos, |record| take(gpu, kept, stats, &record))?;
             progress = true;
         }
-        if !self.kept.is_empty() || self.gpu.continuing.is_some() {
+        if !self.kept.is_empty() || (self.gpu.continuing.is_some() && self.gpu.queued >= QUEUE) {
             self.gpu.watch_queues();
         }
         Ok(progress)

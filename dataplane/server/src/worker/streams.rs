@@ -176,6 +176,8 @@ pub(super) struct Streams {
     active: Vec<StreamId>,
     /// Where in `active` the last look for faults was.
     looked: usize,
+    /// A stream has written a word of mirrored memory.
+    tell_words: bool,
 }
 
 impl Streams {
@@ -487,6 +489,8 @@ impl Gpu {
             Then::HostCall { number } => {
                 if status == 0 {
                     self.out.host_call(number);
+                } else {
+                    self.out.done(number, status);
                 }
             }
             Then::Fence { fence } => self.fence_reached(fence, status),
@@ -712,6 +716,7 @@ impl Gpu {
             self.ranges.find(record.address).is_some_and(|range| matches!(range.kind, Kind::Mirror { .. }));
         if mirror && !self.is_capturing(id) {
             let (address, value, bytes) = (record.address, record.value, record.bytes);
+            self.streams.tell_words = true;
             self.after(id, Then::Word { address, value, bytes })?;
         }
         Ok(())
@@ -728,20 +733,21 @@ impl Gpu {
         }
         let put = self.put_mark(record);
         if put != Ok(true) {
-            let for_good = u64::from(self.prints) << 32;
+            let for_good = self.prints || self.streams.tell_words || put == Err(NOT_SUPPORTED);
             let refusal = std::ptr::with_exposed_provenance_mut::<u64>(address as usize).wrapping_add(1);
             // SAFETY: an aligned word of memory that this process has mapped, which the client may be reading.
             let refusal = unsafe { AtomicU64::from_ptr(refusal) };
-            refusal.store(for_good | u64::from(record.value), Ordering::Release);
+            refusal.store(u64::from(for_good) << 32 | u64::from(record.value), Ordering::Release);
         }
-        put.map(drop)
+        // Who is refused asks, and is told why.
+        Ok(())
     }
 
-    /// Gives whether the stream will write the mark. What has been printed is known here alone, and a capture is
-    /// nothing that can be waited for.
+    /// Gives whether the stream will write the mark. What kernels print and streams write to mirrored memory is known
+    /// here alone, and comes before a reply. A capture is nothing that can be waited for.
     fn put_mark(&mut self, record: &StreamMark) -> Result<bool, Status> {
         let (id, _) = self.stream(record.stream)?;
-        if self.prints || self.is_capturing(id) {
+        if self.prints || self.streams.tell_words || self.is_capturing(id) {
             return Ok(false);
         }
         let (_, raw) = self.stream_for_work(record.stream)?;

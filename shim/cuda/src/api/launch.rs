@@ -100,14 +100,7 @@ fn publish(
         runtime.session.begin();
         return Ok(());
     }
-    let capture = stream.capture.load(Relaxed);
-    if capture != 0 {
-        for mirror in &mirrors {
-            runtime.captures.uses(capture, mirror.base, mirror.bytes as u64);
-        }
-        return post();
-    }
-    let ahead = mirror::push(&runtime.session, stream, &mirrors)?;
+    let ahead = mirror::before_use(runtime, stream, &mirrors)?;
     post()?;
     mirror::owe(&runtime.session, stream, ahead);
     Ok(())

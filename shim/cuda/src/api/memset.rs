@@ -2,8 +2,6 @@
 //! set: "asynchronous with respect to the host except when the target is pinned host memory" (CUDA driver API,
 //! "API synchronization behavior").
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use fusewire_wire::ops::table::Memset;
 
 use crate::abi::result::CUDA_ERROR_INVALID_VALUE;
@@ -57,27 +55,20 @@ fn memset(
         value,
         element,
     };
-    let post = || runtime.session.post_on(&stream, &record, &[]).map(drop);
-    if stream.is_capturing() {
-        if waits {
-            runtime.captures.unsafe_call()?;
-        }
-        if target == Side::Pinned {
-            let mirror = mirror::ensure(runtime, &stream.context, to, bytes as u64)?;
-            runtime.captures.uses(stream.capture.load(Relaxed), mirror.base, mirror.bytes as u64);
-        }
-        return post();
+    let is_captured = stream.is_capturing();
+    if is_captured && waits {
+        runtime.captures.unsafe_call()?;
     }
-    if target == Side::Pinned {
+    let ahead = if target == Side::Pinned {
         // Host memory that the server does not have: what it makes of it comes back.
         let mirror = mirror::ensure(runtime, &stream.context, to, bytes as u64)?;
-        let ahead = mirror::push(&runtime.session, &stream, &[mirror])?;
-        post()?;
-        mirror::owe(&runtime.session, &stream, ahead);
+        mirror::before_use(runtime, &stream, &[mirror])?
     } else {
-        post()?;
-    }
-    if waits { copies::synchronize(runtime, &stream) } else { Ok(()) }
+        Vec::new()
+    };
+    runtime.session.post_on(&stream, &record, &[])?;
+    mirror::owe(&runtime.session, &stream, ahead);
+    if waits && !is_captured { copies::synchronize(runtime, &stream) } else { Ok(()) }
 }
 
 #[unsafe(no_mangle)]

@@ -134,8 +134,15 @@ pub unsafe extern "C" fn cuStreamWaitEvent(stream: CUstream, event: CUevent, fla
             return Ok(());
         }
         let record = StreamWaitEvent { stream: stream.handle, event: event.handle, flags, reserved: 0 };
+        let recorded = lock(&event.state).stream.clone().map(|on| (on, event.recorded.load(Relaxed)));
         let number = runtime.session.post_on(&stream, &record, &[])?;
         stream.waited.fetch_max(number, Relaxed);
+        if mine == 0
+            && captured == 0
+            && let Some((on, record)) = recorded
+        {
+            stream.comes_behind(number, &on, record);
+        }
         Ok(())
     })
 }

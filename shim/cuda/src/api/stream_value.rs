@@ -48,7 +48,7 @@ fn issue(runtime: &Runtime, stream: &Stream, what: What, word: &Word) -> Result<
     // Host memory that the server does not have.
     let _ahead = if region.is_host() && !region.is_shared() {
         let mirror = mirror::ensure(runtime, &stream.context, address, u64::from(bytes))?;
-        mirror::push(&runtime.session, stream, &[mirror])?
+        mirror::before_use(runtime, stream, &[mirror])?
     } else {
         Vec::new()
     };

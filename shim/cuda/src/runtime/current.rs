@@ -15,9 +15,9 @@ use crate::abi::types::{CUresult, CUstream};
 
 use super::Runtime;
 use super::handles::{self, Object};
-use super::kept;
 use super::objects::{Context, Stream, StreamKind};
 use super::session::lock;
+use super::{kept, marks};
 
 /// Per-thread default streams of a thread, by context; they end with it.
 #[derive(Default)]
@@ -149,6 +149,7 @@ pub(crate) fn retain(runtime: &Runtime, context: &Arc<Context>) -> Result<(), CU
             let stream = default(runtime, context, StreamKind::Legacy)?;
             let _ = context.legacy.set(stream);
         }
+        marks::prepare(runtime);
     }
     *retained += 1;
     Ok(())

@@ -109,8 +109,8 @@ impl Session {
                     asked.answered(CUDA_ERROR_DEVICE_UNAVAILABLE);
                     waiter.complete(CUDA_ERROR_DEVICE_UNAVAILABLE, Vec::new());
                 }
-                Pending::Reclaim(_) | Pending::HostFunction { .. } | Pending::Stop(_) | Pending::Watch(_) => {
-                }
+                Pending::Stop(stop) => stop.give_up(),
+                Pending::Reclaim(_) | Pending::HostFunction { .. } | Pending::Watch(_) => {}
             }
         }
         self.transfers.abandon();

@@ -5,8 +5,10 @@
 //! the stream is busy for longer, its context is lost, or the worker refuses, which it says in the next word.
 //!
 //! A word that is seen says as much as the reply would: it names the last event that the worker had for this process
-//! when the stream was given the word, and those are taken notice of first. Data on their way into the program's memory
-//! it knows nothing of; with any, the ordinary way is taken.
+//! when the stream was given the word, and those are taken notice of first. What the worker would only come to know
+//! meanwhile, and tell before its reply, it knows nothing of: of data on their way into the program's memory, words that
+//! streams write to mirrored memory, what is printed. With any of that the ordinary way is taken. That events are reached
+//! and other streams finished which this one comes behind is known here (`Stream::finished`).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Acquire, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock};
@@ -27,8 +29,7 @@ const MARKS: u64 = 64;
 
 #[derive(Default)]
 pub(crate) struct Marks {
-    /// Where they begin; `None`: the server would not have them.
-    base: OnceLock<Option<u64>>,
+    made: OnceLock<()>,
     /// Those that nobody uses: address, and the value it had last. No two uses of one have the same value, so that a
     /// word which comes too late says nothing to the next.
     free: Mutex<Vec<(u64, u32)>>,
@@ -45,17 +46,24 @@ enum Said {
 }
 
 impl Marks {
-    fn take(&self, runtime: &Runtime) -> Option<(u64, u32)> {
-        let make = || {
-            let base = shared::piece_for_marks(runtime, BYTES * MARKS)?;
-            lock(&self.free).extend((0..MARKS).map(|mark| (base + mark * BYTES, 0)));
-            Some(base)
-        };
-        (*self.base.get_or_init(make))?;
+    fn take(&self) -> Option<(u64, u32)> {
         let (address, value) = lock(&self.free).pop()?;
-        // Memory that nobody has written to says 0.
+        // What has just been made says 0.
         Some((address, value.wrapping_add(1).max(1)))
     }
+}
+
+/// The first context has been made: gets the marks, where there is memory to share. Not later, since the server is asked
+/// for it, which it may keep until nothing on the GPU waits for this process.
+pub(super) fn prepare(runtime: &Runtime) {
+    let Some(marks) = shared::marks(runtime) else { return };
+    marks.made.get_or_init(|| {
+        let Some(base) = shared::piece_for_marks(runtime, BYTES * MARKS) else { return };
+        let start = std::ptr::with_exposed_provenance_mut::<u8>(base as usize);
+        // SAFETY: a piece of shared memory that nobody else was given. It may have been somebody's before.
+        unsafe { std::ptr::write_bytes(start, 0, (BYTES * MARKS) as usize) };
+        lock(&marks.free).extend((0..MARKS).map(|mark| (base + mark * BYTES, 0)));
+    });
 }
 
 /// What the mark at `address` says of its use with this value.
@@ -83,7 +91,7 @@ pub(super) fn wait(runtime: &Runtime, stream: &Stream) -> Result<Option<u64>, CU
     if marks.is_none() || session.counts.any_copies_out() {
         return Ok(None);
     }
-    let Some((marks, (address, value))) = marks.and_then(|marks| Some((marks, marks.take(runtime)?))) else {
+    let Some((marks, (address, value))) = marks.and_then(|marks| Some((marks, marks.take()?))) else {
         return Ok(None);
     };
     let since = Instant::now();
@@ -92,7 +100,8 @@ pub(super) fn wait(runtime: &Runtime, stream: &Stream) -> Result<Option<u64>, CU
     let said = || said(session, address, value);
     if posted.is_ok() {
         session.hurry();
-        session.spin_until(|| said() != Said::Nothing || session.check().is_err());
+        let over = || session.check().is_err() || stream.context.check().is_err();
+        session.spin_until(|| said() != Said::Nothing || over());
         stats::waited(since, 0);
     }
     let said = said();

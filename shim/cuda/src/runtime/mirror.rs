@@ -119,16 +119,28 @@ impl Stop {
     /// The stream is there, and whatever it comes behind has come: sends what has changed, and lets it go on. On a
     /// thread that may wait.
     pub(crate) fn pass(&self, session: &Session, number: u64) {
-        let mirrors = std::mem::take(&mut *lock(&self.mirrors));
+        let mut mirrors = std::mem::take(&mut *lock(&self.mirrors));
+        mirrors.sort_by_key(|mirror| mirror.base);
+        // Whoever has found a change while the stream stood has published it by then: the device has it before the
+        // stream goes on. Nobody else holds two of these.
+        let sending: Vec<_> = mirrors.iter().map(|mirror| lock(&mirror.sending)).collect();
         for mirror in &mirrors {
             // A session that is over has told its callers already.
-            let _ = send(session, mirror);
+            let _ = send_held(session, mirror);
         }
         // Before anything can be brought back that was read from here on.
         self.stands.store(false, Release);
         let gone = lock(&session.pending).remove(number);
         drop(gone);
         let _ = session.post_answer(&HostFuncDone { function: number });
+        drop(sending);
+    }
+
+    /// The stream never gets there.
+    pub(super) fn give_up(&self) {
+        self.stands.store(false, Release);
+        let mirrors = std::mem::take(&mut *lock(&self.mirrors));
+        drop(mirrors);
     }
 }
 
@@ -330,6 +342,26 @@ pub(crate) fn ensure(
     Ok(mirror)
 }
 
+/// What an operation on `stream` that uses mirrors does before it is published: as [`push`]; or, in a capture, has its
+/// replays do that.
+///
+/// # Errors
+/// When the session is over.
+pub(crate) fn before_use(
+    runtime: &Runtime,
+    stream: &Stream,
+    mirrors: &[Arc<Mirror>],
+) -> Result<Vec<Ahead>, CUresult> {
+    let capture = stream.capture.load(Relaxed);
+    if capture == 0 {
+        return push(&runtime.session, stream, mirrors);
+    }
+    for mirror in mirrors {
+        runtime.captures.uses(capture, mirror.base, mirror.bytes as u64);
+    }
+    Ok(Vec::new())
+}
+
 /// Sends what the program has changed in mirrors that the next operation on `stream` may use. From then on the device
 /// may be ahead of them: what that operation changes is owed ([`owe`]). If something may be on its way into that memory
 /// which the stream comes behind, it stops until that has come and been sent as well.
@@ -381,6 +413,11 @@ fn stop(session: &Session, stream: &Stream, mirrors: Vec<Arc<Mirror>>) -> Result
 /// Sends what the program has changed in a mirror.
 fn send(session: &Session, mirror: &Arc<Mirror>) -> Result<Option<Ahead>, CUresult> {
     let _sending = lock(&mirror.sending);
+    send_held(session, mirror)
+}
+
+/// The same, for who holds `sending`.
+fn send_held(session: &Session, mirror: &Arc<Mirror>) -> Result<Option<Ahead>, CUresult> {
     if mirror.gone.load(Relaxed) {
         return Ok(None);
     }

@@ -181,11 +181,25 @@ pub(crate) struct Stream {
     pub(crate) done: AtomicU64,
     /// Number of the last operation that put the stream behind others.
     pub(crate) waited: AtomicU64,
+    /// What the stream has been put behind by events, until that is known to be finished.
+    behind: Mutex<Vec<Behind>>,
+    /// There may be something of that.
+    is_behind: AtomicBool,
     /// Number of the last query that found the stream busy. The server says when what was there then is finished.
     pub(crate) watched: AtomicU64,
     /// The capture the stream takes part in; 0 when none.
     pub(crate) capture: AtomicU64,
     pub(crate) attributes: Mutex<HashMap<u32, [u8; 64]>>,
+}
+
+/// Of so many waits for others it is kept what a stream comes behind. Of others the server tells.
+const BEHIND: usize = 64;
+
+/// Operation `wait` of a stream comes behind operation `record` of another.
+struct Behind {
+    wait: u64,
+    other: Weak<Stream>,
+    record: u64,
 }
 
 /// `CU_STREAM_NON_BLOCKING`.
@@ -215,6 +229,8 @@ impl Stream {
             last: AtomicU64::new(0),
             done: AtomicU64::new(0),
             waited: AtomicU64::new(0),
+            behind: Mutex::default(),
+            is_behind: AtomicBool::new(false),
             watched: AtomicU64::new(0),
             capture: AtomicU64::new(0),
             attributes: Mutex::new(HashMap::new()),
@@ -260,14 +276,62 @@ impl Stream {
         }
     }
 
-    /// Everything of the stream up to `number` is finished.
+    /// Operation `wait` has put the stream behind operation `record` of another.
+    pub(crate) fn comes_behind(&self, wait: u64, other: &Arc<Self>, record: u64) {
+        let mut behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
+        // Of what is gone nobody asks any more.
+        behind.retain(|earlier| earlier.other.strong_count() != 0);
+        let is_of_it = |earlier: &Behind| ptr::eq(earlier.other.as_ptr(), Arc::as_ptr(other));
+        if behind.iter().any(|earlier| is_of_it(earlier) && earlier.record >= record) {
+            return;
+        }
+        if behind.len() >= BEHIND {
+            behind.remove(0);
+        }
+        behind.push(Behind { wait, other: Arc::downgrade(other), record });
+        self.is_behind.store(true, Release);
+    }
+
+    /// Everything of the stream up to `number` is finished, and so is what that comes behind. The server may not have
+    /// said so yet: an event is reached before the ticket behind it.
     pub(crate) fn finished(&self, number: u64) {
-        self.done.fetch_max(number, Release);
+        if self.done.fetch_max(number, Release) >= number {
+            return;
+        }
+        if self.is_behind.load(Acquire) {
+            let mut behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
+            let over: Vec<Behind> = behind.extract_if(.., |one| one.wait <= number).collect();
+            self.is_behind.store(!behind.is_empty(), Release);
+            drop(behind);
+            for one in over {
+                if let Some(other) = one.other.upgrade() {
+                    other.finished(one.record);
+                }
+            }
+        }
+        if self.kind != StreamKind::Legacy
+            && self.blocks_with_legacy()
+            && let last @ 1.. = self.last.load(Relaxed)
+            && last <= number
+            && let Some(legacy) = self.context.legacy.get()
+        {
+            legacy.finished(last - 1);
+        }
     }
 
     /// Whether everything of the stream up to `number` is known to be finished.
     pub(crate) fn has_finished(&self, number: u64) -> bool {
-        self.done.load(Acquire).max(self.context.done.load(Acquire)) >= number
+        self.known_done() >= number
+    }
+
+    /// Up to where the stream is known to be finished. What the legacy stream has done comes behind all earlier
+    /// operations of streams that block with it.
+    fn known_done(&self) -> u64 {
+        let done = self.done.load(Acquire).max(self.context.done.load(Acquire));
+        match self.context.legacy.get() {
+            Some(legacy) if self.blocks_with_legacy() => done.max(legacy.done.load(Acquire)),
+            _ => done,
+        }
     }
 
     /// Whether everything issued to the stream so far is known to be finished.
@@ -299,13 +363,7 @@ impl Stream {
 
     /// Whether everything issued to this very stream so far is known to be finished.
     fn is_itself_finished(&self) -> bool {
-        let done = self.done.load(Acquire).max(self.context.done.load(Acquire));
-        let legacy = if self.blocks_with_legacy() {
-            self.context.legacy.get().map_or(0, |legacy| legacy.done.load(Acquire))
-        } else {
-            0
-        };
-        done.max(legacy) >= self.last.load(Relaxed)
+        self.known_done() >= self.last.load(Relaxed)
     }
 
     /// Whether the stream was busy when it was last asked for, and has been given nothing since: the server says

@@ -374,7 +374,8 @@ impl Events {
                     }
                     Some(Pending::Watch(stream)) => unwatch(&stream, failed.number),
                     Some(Pending::Reclaim(slot @ Reclaim::Slot(_))) => memory_state::reclaim(slot),
-                    Some(Pending::Reclaim(_) | Pending::HostFunction { .. } | Pending::Stop(_)) | None => {}
+                    Some(Pending::Stop(stop)) => stop.give_up(),
+                    Some(Pending::Reclaim(_) | Pending::HostFunction { .. }) | None => {}
                 }
             }
             Event::Credit(credit, _) => {
@@ -443,7 +444,9 @@ impl Events {
             Some(Pending::Watch(stream)) if status == CUDA_SUCCESS => stream.finished(number),
             // Its context's error has come before this.
             Some(Pending::Watch(stream)) => unwatch(&stream, number),
-            Some(Pending::HostFunction { .. } | Pending::Stop(_)) | None => {}
+            // Its stream never gets there.
+            Some(Pending::Stop(stop)) => stop.give_up(),
+            Some(Pending::HostFunction { .. }) | None => {}
         }
     }
 

@@ -98,6 +98,9 @@ pub(crate) struct Session {
     spin: Duration,
 }
 
+/// How long a caller tries to send himself what does not make him wait.
+const BEGIN_LIMIT: Duration = Duration::from_micros(20);
+
 /// Bytes published and not yet acknowledged, above which callers wait.
 const WINDOW: usize = 32 << 20;
 
@@ -520,7 +523,9 @@ impl Session {
     pub(crate) fn begin(&self) {
         if self.answered.load(Relaxed) && self.answered.swap(false, Relaxed) {
             self.hurry();
-            self.helm.take(self.spin, || !self.has_gathered());
+            // What others publish meanwhile gathers as ever, and a link that is full is left to the I/O thread.
+            let since = Instant::now();
+            self.helm.take(self.spin, || !self.is_urgent() || since.elapsed() >= BEGIN_LIMIT);
         }
     }
 
