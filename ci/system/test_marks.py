@@ -112,16 +112,15 @@ for times in range(200):
         driver.call("cuEventQuery", event)
     driver.call("cuEventElapsedTime", byref(took), start, end)
     driver.call("cuStreamQuery", other)
-    # The legacy stream comes behind those that block with it, and they behind the legacy stream.
-    for first, second in (blocking, None), (None, blocking):
-        record(start, first)
-        driver.add(add, memory, 1, size // 4, on=first)
-        record(end, first)
-        driver.add(add, memory, 1, size // 4, on=second)
-        driver.synchronize(second)
-        driver.call("cuEventQuery", end)
-        driver.call("cuEventElapsedTime", byref(took), start, end)
-        driver.call("cuStreamQuery", first)
+    # The legacy stream comes behind those that block with it.
+    record(start, blocking)
+    driver.add(add, memory, 1, size // 4, on=blocking)
+    record(end, blocking)
+    driver.add(add, memory, 1, size // 4, on=None)
+    driver.synchronize(None)
+    driver.call("cuEventQuery", end)
+    driver.call("cuEventElapsedTime", byref(took), start, end)
+    driver.call("cuStreamQuery", blocking)
     # What came behind an event before the stream was put behind another one.
     earlier, middle = driver.event(), driver.event()
     driver.add(add, memory, 1, size // 4, on=other)

@@ -744,10 +744,13 @@ impl Gpu {
     }
 
     /// Gives whether the stream will write the mark. What kernels print and streams write to mirrored memory is known
-    /// here alone, and comes before a reply. A capture is nothing that can be waited for.
+    /// here alone, and comes before a reply; so does what the legacy stream has done, which a stream may come behind. A
+    /// capture is nothing that can be waited for.
     fn put_mark(&mut self, record: &StreamMark) -> Result<bool, Status> {
         let (id, _) = self.stream(record.stream)?;
-        if self.prints || self.streams.tell_words || self.is_capturing(id) {
+        let is_legacy = |other: &StreamId| self.streams.get(*other).is_ok_and(|stream| stream.raw == LEGACY);
+        let legacy_waits = self.streams.active.iter().any(|other| *other != id && is_legacy(other));
+        if self.prints || self.streams.tell_words || legacy_waits || self.is_capturing(id) {
             return Ok(false);
         }
         let (_, raw) = self.stream_for_work(record.stream)?;

@@ -382,7 +382,7 @@ pub(crate) fn synchronize(runtime: &Runtime, stream: &Arc<Stream>) -> Result<(),
             Some(number) => number,
             None => runtime.session.call_numbered(&StreamSynchronize { stream: stream.handle }, &[])?.0,
         };
-        stream.finished(number);
+        runtime.session.finished(stream, number);
     }
     stream.context.report()
 }

@@ -8,7 +8,7 @@
 //! when the stream was given the word, and those are taken notice of first. What the worker would only come to know
 //! meanwhile, and tell before its reply, it knows nothing of: of data on their way into the program's memory, words that
 //! streams write to mirrored memory, what is printed. With any of that the ordinary way is taken. That events are reached
-//! and other streams finished which this one comes behind is known here (`Stream::finished`).
+//! and other streams finished which this one comes behind is known here (`Stream::finished_with_others`).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Acquire, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock};

@@ -292,30 +292,27 @@ impl Stream {
         self.is_behind.store(true, Release);
     }
 
-    /// Everything of the stream up to `number` is finished, and so is what that comes behind. The server may not have
-    /// said so yet: an event is reached before the ticket behind it.
+    /// Everything of the stream up to `number` is finished.
     pub(crate) fn finished(&self, number: u64) {
-        if self.done.fetch_max(number, Release) >= number {
-            return;
-        }
+        self.done.fetch_max(number, Release);
+    }
+
+    /// The same, and so is what that comes behind. The server may not have said so yet: an event is reached before the
+    /// ticket behind it. No copy into the program's memory may be pending, which is finished only when it has landed.
+    pub(super) fn finished_with_others(&self, number: u64) {
+        self.finished(number);
         if self.is_behind.load(Acquire) {
             let mut behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
             let over: Vec<Behind> = behind.extract_if(.., |one| one.wait <= number).collect();
             self.is_behind.store(!behind.is_empty(), Release);
             drop(behind);
             for one in over {
-                if let Some(other) = one.other.upgrade() {
-                    other.finished(one.record);
+                if let Some(other) = one.other.upgrade()
+                    && !other.has_finished(one.record)
+                {
+                    other.finished_with_others(one.record);
                 }
             }
-        }
-        if self.kind != StreamKind::Legacy
-            && self.blocks_with_legacy()
-            && let last @ 1.. = self.last.load(Relaxed)
-            && last <= number
-            && let Some(legacy) = self.context.legacy.get()
-        {
-            legacy.finished(last - 1);
         }
     }
 

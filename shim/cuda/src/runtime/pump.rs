@@ -430,7 +430,7 @@ impl Events {
             Some(Pending::CopyOut(copy)) => self.copied(&copy, number, status),
             Some(Pending::Event(event, stream)) => {
                 if status == CUDA_SUCCESS {
-                    stream.finished(number);
+                    self.session.finished(&stream, number);
                 }
                 event.reach(number, status);
             }
@@ -441,7 +441,7 @@ impl Events {
             }
             Some(Pending::Reclaim(reclaim)) => memory_state::reclaim(reclaim),
             Some(Pending::Call(waiter) | Pending::Query(waiter, _)) => waiter.complete(status, Vec::new()),
-            Some(Pending::Watch(stream)) if status == CUDA_SUCCESS => stream.finished(number),
+            Some(Pending::Watch(stream)) if status == CUDA_SUCCESS => self.session.finished(&stream, number),
             // Its context's error has come before this.
             Some(Pending::Watch(stream)) => unwatch(&stream, number),
             // Its stream never gets there.

@@ -407,7 +407,7 @@ impl Session {
         // Else it is the legacy stream, whose own work may be finished before that of the streams that block with
         // it.
         if watch.get() {
-            stream.finished(number);
+            self.finished(stream, number);
         }
         Ok(())
     }
@@ -493,6 +493,15 @@ impl Session {
             self.is_answered();
         }
         waiter.wait(self.spin)
+    }
+
+    /// The program is about to be told that everything of a stream up to `number` is finished.
+    pub(super) fn finished(&self, stream: &Stream, number: u64) {
+        if self.counts.any_copies_out() {
+            stream.finished(number);
+        } else {
+            stream.finished_with_others(number);
+        }
     }
 
     /// A caller has what he waited for, and the server nothing to do.
