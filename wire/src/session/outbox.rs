@@ -285,17 +285,16 @@ impl Outbox {
 
     /// An unshared buffer with room for a header: an old one if the link has let go of it.
     fn fresh(&mut self) -> SealedBatch {
-        // The one that came back last may still be in a cache. What the peer has acknowledged the link has dropped,
-        // or is about to.
+        // A link drops batches in the order it sent them, so the oldest is the likeliest to be free.
         for _ in 0..self.pool.len().min(4) {
-            let Some(mut batch) = self.pool.pop_back() else { break };
+            let Some(mut batch) = self.pool.pop_front() else { break };
             if let Some(buffer) = Arc::get_mut(&mut batch) {
                 self.pool_bytes -= buffer.capacity();
                 buffer.clear();
                 buffer.resize(FRAME_HEADER_BYTES, 0);
                 return batch;
             }
-            self.pool.push_front(batch);
+            self.pool.push_back(batch);
         }
         let mut buffer = Vec::with_capacity(FRAME_HEADER_BYTES + self.config.buffer_bytes);
         buffer.resize(FRAME_HEADER_BYTES, 0);

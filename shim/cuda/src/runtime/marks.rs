@@ -56,11 +56,11 @@ impl Marks {
 /// The first context has been made: gets the marks, where there is memory to share. Not later, since the server is asked
 /// for it, which it may keep until nothing on the GPU waits for this process.
 pub(super) fn prepare(runtime: &Runtime) {
-    let Some(marks) = shared::marks(runtime) else { return };
+    let Some(marks) = shared::marks(runtime).filter(|_| runtime.session.spins()) else { return };
     marks.made.get_or_init(|| {
-        let Some(base) = shared::piece_for_marks(runtime, BYTES * MARKS) else { return };
+        let Some(base) = shared::page_for_marks(runtime, BYTES * MARKS) else { return };
         let start = std::ptr::with_exposed_provenance_mut::<u8>(base as usize);
-        // SAFETY: a piece of shared memory that nobody else was given. It may have been somebody's before.
+        // SAFETY: shared memory that nobody else was given. It may have been somebody's before.
         unsafe { std::ptr::write_bytes(start, 0, (BYTES * MARKS) as usize) };
         lock(&marks.free).extend((0..MARKS).map(|mark| (base + mark * BYTES, 0)));
     });

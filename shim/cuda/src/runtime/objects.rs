@@ -1,6 +1,6 @@
 //! The objects behind handles: what the client knows of each without asking.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::{CString, c_void};
 use std::ptr;
 use std::sync::atomic::{
@@ -182,7 +182,7 @@ pub(crate) struct Stream {
     /// Number of the last operation that put the stream behind others.
     pub(crate) waited: AtomicU64,
     /// What the stream has been put behind by events, until that is known to be finished.
-    behind: Mutex<Vec<Behind>>,
+    behind: Mutex<VecDeque<Behind>>,
     /// There may be something of that.
     is_behind: AtomicBool,
     /// Number of the last query that found the stream busy. The server says when what was there then is finished.
@@ -193,7 +193,7 @@ pub(crate) struct Stream {
 }
 
 /// Of so many waits for others it is kept what a stream comes behind. Of others the server tells.
-const BEHIND: usize = 64;
+const BEHIND: usize = 16;
 
 /// Operation `wait` of a stream comes behind operation `record` of another.
 struct Behind {
@@ -279,16 +279,18 @@ impl Stream {
     /// Operation `wait` has put the stream behind operation `record` of another.
     pub(crate) fn comes_behind(&self, wait: u64, other: &Arc<Self>, record: u64) {
         let mut behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
-        // Of what is gone nobody asks any more.
-        behind.retain(|earlier| earlier.other.strong_count() != 0);
+        // Of what is gone nobody asks any more, and of what is finished it is known.
+        behind.retain(|earlier| {
+            earlier.other.upgrade().is_some_and(|other| !other.has_finished(earlier.record))
+        });
         let is_of_it = |earlier: &Behind| ptr::eq(earlier.other.as_ptr(), Arc::as_ptr(other));
         if behind.iter().any(|earlier| is_of_it(earlier) && earlier.record >= record) {
             return;
         }
         if behind.len() >= BEHIND {
-            behind.remove(0);
+            behind.pop_front();
         }
-        behind.push(Behind { wait, other: Arc::downgrade(other), record });
+        behind.push_back(Behind { wait, other: Arc::downgrade(other), record });
         self.is_behind.store(true, Release);
     }
 
@@ -303,7 +305,9 @@ impl Stream {
         self.finished(number);
         if self.is_behind.load(Acquire) {
             let mut behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
-            let over: Vec<Behind> = behind.extract_if(.., |one| one.wait <= number).collect();
+            let all = std::mem::take(&mut *behind).into_iter();
+            let (over, left): (VecDeque<_>, VecDeque<_>) = all.partition(|one| one.wait <= number);
+            *behind = left;
             self.is_behind.store(!behind.is_empty(), Release);
             drop(behind);
             for one in over {

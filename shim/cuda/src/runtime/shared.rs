@@ -67,8 +67,8 @@ pub(super) fn marks(runtime: &Runtime) -> Option<&Marks> {
 }
 
 /// Memory for those.
-pub(super) fn piece_for_marks(runtime: &Runtime, bytes: u64) -> Option<u64> {
-    runtime.memory.shared.as_ref().and_then(|shared| piece(runtime, shared, bytes).ok())
+pub(super) fn page_for_marks(runtime: &Runtime, bytes: u64) -> Option<u64> {
+    runtime.memory.shared.as_ref().and_then(|shared| pages(runtime, shared, bytes).ok())
 }
 
 pub(super) fn give_slot(runtime: &Runtime, slot: u64) {
