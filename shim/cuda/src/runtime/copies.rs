@@ -378,13 +378,19 @@ pub(crate) fn synchronize(runtime: &Runtime, stream: &Arc<Stream>) -> Result<(),
     // Before it is looked what is finished: what is owed is work on its stream.
     runtime.session.bring_back()?;
     if !stream.is_known_finished() {
-        let number = match marks::wait(runtime, stream)? {
-            Some(number) => number,
-            None => runtime.session.call_numbered(&StreamSynchronize { stream: stream.handle }, &[])?.0,
-        };
-        runtime.session.finished(stream, number);
+        wait_for(runtime, stream)?;
     }
     stream.context.report()
+}
+
+#[cold]
+fn wait_for(runtime: &Runtime, stream: &Arc<Stream>) -> Result<(), CUresult> {
+    let number = match marks::wait(runtime, stream)? {
+        Some(number) => number,
+        None => runtime.session.call_numbered(&StreamSynchronize { stream: stream.handle }, &[])?.0,
+    };
+    runtime.session.finished(stream, number);
+    Ok(())
 }
 
 /// Mirrors that a replay of this graph uses.

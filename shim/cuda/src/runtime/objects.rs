@@ -327,12 +327,15 @@ impl Stream {
 
     /// Up to where the stream is known to be finished. What the legacy stream has done comes behind all earlier
     /// operations of streams that block with it.
+    #[inline]
     fn known_done(&self) -> u64 {
         let done = self.done.load(Acquire).max(self.context.done.load(Acquire));
-        match self.context.legacy.get() {
-            Some(legacy) if self.blocks_with_legacy() => done.max(legacy.done.load(Acquire)),
-            _ => done,
-        }
+        let legacy = if self.blocks_with_legacy() {
+            self.context.legacy.get().map_or(0, |legacy| legacy.done.load(Acquire))
+        } else {
+            0
+        };
+        done.max(legacy)
     }
 
     /// Whether everything issued to the stream so far is known to be finished.
