@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use fusewire_wire::ops::table::{StreamCreate, StreamDestroy, StreamSetAttribute, StreamWaitEvent};
+use fusewire_wire::ops::table::{StreamCreate, StreamDestroy, StreamSetAttribute};
 
 use crate::abi::result::{
     CUDA_ERROR_INVALID_HANDLE, CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_NOT_READY,
@@ -133,17 +133,8 @@ pub unsafe extern "C" fn cuStreamWaitEvent(stream: CUstream, event: CUevent, fla
             // An event never recorded, or long reached, holds nobody up.
             return Ok(());
         }
-        let record = StreamWaitEvent { stream: stream.handle, event: event.handle, flags, reserved: 0 };
-        let recorded = lock(&event.state).stream.clone().map(|on| (on, event.recorded.load(Relaxed)));
-        let number = runtime.session.post_on(&stream, &record, &[])?;
-        stream.waited.fetch_max(number, Relaxed);
-        if mine == 0
-            && captured == 0
-            && let Some((on, record)) = recorded
-        {
-            stream.comes_behind(number, &on, record);
-        }
-        Ok(())
+        let is_captured = mine != 0 || captured != 0;
+        runtime.session.post_wait(&stream, &event, flags, is_captured)
     })
 }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use fusewire_link::{BulkHandle, ChunkQueue, RawSlice, Waker};
 use fusewire_wire::bulk::chunk_bytes;
 use fusewire_wire::error::ProtocolError;
-use fusewire_wire::ops::table::{EventQuery, EventRecord, Fence, StreamQuery};
+use fusewire_wire::ops::table::{EventQuery, EventRecord, Fence, StreamQuery, StreamWaitEvent};
 use fusewire_wire::ops::{AsyncRecord, Record, SyncRecord};
 use fusewire_wire::session::{Outbox, OutboxConfig, Window};
 use zerocopy::{FromZeros, IntoBytes};
@@ -439,6 +439,33 @@ impl Session {
                 (!silent.get()).then(|| Pending::Event(event.clone(), stream.clone()))
             },
         )
+        .map(drop)
+    }
+
+    /// Has a stream wait for an event.
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub(crate) fn post_wait(
+        &self,
+        stream: &Stream,
+        event: &Event,
+        flags: u32,
+        is_captured: bool,
+    ) -> Result<(), CUresult> {
+        self.before_legacy(stream)?;
+        let record = StreamWaitEvent { stream: stream.handle, event: event.handle, flags, reserved: 0 };
+        self.publish(&record, &[], |_, number| {
+            stream.issued(number);
+            stream.waited.fetch_max(number, Relaxed);
+            // Records are entered under the lane's lock too: this is the one that the server knows then.
+            let recorded = event.recorded.load(Relaxed);
+            let on = lock(&event.state).stream.clone().filter(|_| !is_captured);
+            if let Some(on) = on {
+                stream.comes_behind(number, &on, recorded);
+            }
+            None
+        })
         .map(drop)
     }
 
