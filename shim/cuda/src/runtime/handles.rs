@@ -165,6 +165,21 @@ pub(crate) fn object(handle: u64) -> Option<Object> {
     if is_current(slot, handle) { object.clone() } else { None }
 }
 
+/// What `look` says of the event behind a handle, without holding on to the event. It must not end handles, nor wait.
+///
+/// # Errors
+/// When the handle is not, or no longer, an event's.
+#[inline]
+pub(crate) fn look_at_event<T>(event: *mut c_void, look: impl FnOnce(&Event) -> T) -> Result<T, CUresult> {
+    let handle = number(event);
+    let (slot, _) = slot(handle).ok_or(CUDA_ERROR_INVALID_HANDLE)?;
+    let object = slot.object.read().unwrap_or_else(PoisonError::into_inner);
+    match &*object {
+        Some(Object::Event(event)) if is_current(slot, handle) => Ok(look(event)),
+        _ => Err(CUDA_ERROR_INVALID_HANDLE),
+    }
+}
+
 /// Calls `visit` for every live object. For the rare sweep when a context goes.
 pub(crate) fn each(mut visit: impl FnMut(u64, &Object)) {
     let used = TABLE.free.lock().unwrap_or_else(PoisonError::into_inner).used;

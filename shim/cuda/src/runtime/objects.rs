@@ -397,6 +397,8 @@ pub(crate) struct Event {
     /// Number of the last record that is known to be reached; with `recorded`, the fast path of a query.
     pub(crate) reached: AtomicU64,
     pub(crate) recorded: AtomicU64,
+    /// Status of the last record reached. Who sees that it is reached sees this.
+    status: AtomicU32,
     /// How often it was recorded, as far as that matters.
     records: AtomicU32,
     /// The program has asked whether it is reached, once at least.
@@ -410,8 +412,6 @@ const RECORDS_UNASKED: u32 = 3;
 
 #[derive(Default)]
 pub(crate) struct EventState {
-    /// Status of the last record reached.
-    pub(crate) status: CUresult,
     /// The stream of the last record.
     pub(crate) stream: Option<Arc<Stream>>,
     /// The capture that the last record was part of; 0 when none.
@@ -445,6 +445,7 @@ impl Event {
             changed: std::sync::Condvar::new(),
             reached: AtomicU64::new(0),
             recorded: AtomicU64::new(0),
+            status: AtomicU32::new(CUDA_SUCCESS),
             records: AtomicU32::new(0),
             asked: AtomicBool::new(false),
             silent: AtomicU64::new(0),
@@ -509,14 +510,27 @@ impl Event {
     }
 
     pub(crate) fn is_reached(&self) -> bool {
-        self.reached.load(std::sync::atomic::Ordering::Acquire) >= self.recorded.load(Relaxed)
+        self.reached.load(Acquire) >= self.recorded.load(Relaxed)
+    }
+
+    /// What an event that is reached, or was never recorded, says.
+    ///
+    /// # Errors
+    /// The fault of its context, or why its last record failed.
+    #[inline]
+    pub(crate) fn outcome(&self) -> Result<(), CUresult> {
+        self.context.check()?;
+        match self.status.load(Relaxed) {
+            CUDA_SUCCESS => Ok(()),
+            status => Err(status),
+        }
     }
 
     /// Record `number` has been reached.
     pub(crate) fn reach(&self, number: u64, status: CUresult) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.status = status;
-        self.reached.fetch_max(number, std::sync::atomic::Ordering::Release);
+        let state = self.lock_state();
+        self.status.store(status, Relaxed);
+        self.reached.fetch_max(number, Release);
         if state.asleep != 0 {
             self.changed.notify_all();
         }
