@@ -29,7 +29,7 @@ use super::pending::{Pending, Reclaim};
 use super::session::{Room, Session, lock};
 use super::stats;
 use super::transfer::Transfers;
-use super::{handles, mirror};
+use super::{handles, mirror, waiter};
 
 /// A server that has not spoken for this long is asked to; one that stays silent is gone. Long, because
 /// the driver may take its time over one call (compiling a large image), and a dead host is noticed sooner,
@@ -146,9 +146,10 @@ impl Pump {
         self.session.lose(&over.to_string());
     }
 
-    /// Whether nothing has happened for so long that it is time to sleep.
+    /// Whether nothing has happened for so long that it is time to sleep: as long as callers spin, while one waits.
     pub(crate) fn is_idle(&self) -> bool {
-        self.active.elapsed() >= self.spin
+        let spin = if self.session.is_awaited() { self.spin * waiter::LONGER } else { self.spin };
+        self.active.elapsed() >= spin
     }
 
     fn now(&self) -> u64 {
@@ -198,7 +199,7 @@ impl Pump {
                 self.pulse.heard(self.at(self.active));
             }
         } else if wait == Wait::No {
-            std::hint::spin_loop();
+            if self.active.elapsed() < self.spin { std::hint::spin_loop() } else { std::thread::yield_now() }
         } else if self.pulse.check(self.now())? {
             link.send(bare(FrameKind::Ping, 1, self.inbox.applied()))?;
         }

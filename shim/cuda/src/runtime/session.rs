@@ -8,7 +8,7 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{
-    AtomicBool, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+    AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -35,7 +35,7 @@ use super::packing::Packing;
 use super::pending::{Asked, Counts, Pending, Table};
 use super::stats;
 use super::transfer::{Transfer, Transfers};
-use super::waiter::Waiter;
+use super::waiter::{self, Waiter};
 
 /// What an operation does when too much is published and not yet acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +59,8 @@ pub(crate) struct Session {
     gathered: AtomicBool,
     /// Somebody waits for what has been published: it is not to wait for company.
     urgent: AtomicBool,
+    /// How many callers wait.
+    awaited: AtomicUsize,
     /// The last thing that happened is that a caller got his answer, with the lane in his own hands: the server has
     /// nothing to do.
     answered: AtomicBool,
@@ -125,6 +127,7 @@ impl Session {
             }),
             gathered: AtomicBool::new(false),
             urgent: AtomicBool::new(false),
+            awaited: AtomicUsize::new(0),
             answered: AtomicBool::new(false),
             room: Condvar::new(),
             counts: pending.counts(),
@@ -516,10 +519,28 @@ impl Session {
 
     /// Waits for an answer, turning the lane meanwhile if that may be.
     fn answer(&self, waiter: &Waiter) -> (CUresult, Vec<u8>) {
+        let _awaited = self.awaiting();
         if self.helm.take(self.spin, || waiter.is_ready()) {
             self.is_answered();
         }
         waiter.wait(self.spin)
+    }
+
+    /// A caller waits as long as this lives.
+    fn awaiting(&self) -> impl Drop + '_ {
+        struct Awaiting<'a>(&'a AtomicUsize);
+        impl Drop for Awaiting<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Relaxed);
+            }
+        }
+        self.awaited.fetch_add(1, Relaxed);
+        Awaiting(&self.awaited)
+    }
+
+    /// Whether callers wait.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.awaited.load(Relaxed) != 0
     }
 
     /// The program is about to be told that everything of a stream up to `number` is finished.
@@ -591,15 +612,9 @@ impl Session {
 
     /// Spins, while threads are to spin at all, until `done`. Gives whether it came to that.
     pub(crate) fn spin_until(&self, done: impl Fn() -> bool) -> bool {
+        let _awaited = self.awaiting();
         self.helm.take(self.spin, &done);
-        let start = Instant::now();
-        while !done() {
-            if start.elapsed() >= self.spin {
-                return done();
-            }
-            std::hint::spin_loop();
-        }
-        true
+        waiter::spin_until(self.spin, done)
     }
 
     /// The next batch to be sent, for the I/O thread; `ack` goes along.

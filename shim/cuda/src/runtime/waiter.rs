@@ -8,6 +8,23 @@ use crate::abi::types::CUresult;
 
 use super::session::lock;
 
+/// How much longer a caller spins than threads that have nothing to wait for, letting others have the core. To be woken
+/// costs a good part of what a copy of some megabytes takes.
+pub(super) const LONGER: u32 = 20;
+
+/// Spins until `done`, for a while. `spin`: how long threads spin here; 0: not at all. Gives whether it came to that.
+pub(super) fn spin_until(spin: Duration, done: impl Fn() -> bool) -> bool {
+    let start = Instant::now();
+    while !done() {
+        let elapsed = start.elapsed();
+        if elapsed >= spin * LONGER {
+            return done();
+        }
+        if elapsed < spin { std::hint::spin_loop() } else { std::thread::yield_now() }
+    }
+    true
+}
+
 /// One caller that waits.
 pub(crate) struct Waiter {
     /// The answer is there and its lock free: the caller that spins takes it without meeting anybody.
@@ -52,13 +69,9 @@ impl Waiter {
         self.ready.load(Acquire)
     }
 
+    /// The answer. `spin`: how long threads spin here ([`spin_until`]).
     pub(crate) fn wait(&self, spin: Duration) -> (CUresult, Vec<u8>) {
-        if !spin.is_zero() && !self.is_ready() {
-            let start = Instant::now();
-            while !self.is_ready() && start.elapsed() < spin {
-                std::hint::spin_loop();
-            }
-        }
+        spin_until(spin, || self.is_ready());
         let mut answer = lock(&self.answer);
         loop {
             if let Some(value) = answer.value.take() {
