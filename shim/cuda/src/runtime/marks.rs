@@ -10,7 +10,7 @@
 //! streams write to mirrored memory, what is printed. With any of that the ordinary way is taken. That events are reached
 //! and other streams finished which this one comes behind is known here (`Stream::finished_with_others`).
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Acquire, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
@@ -35,7 +35,12 @@ pub(crate) struct Marks {
     free: Mutex<Vec<(u64, u32)>>,
     /// The worker refuses, and always will.
     refused: AtomicBool,
+    /// So many callers more do not try: the worker has refused, and what it refuses for may last.
+    rests: AtomicU32,
 }
+
+/// Callers that do not try after a refusal.
+const RESTS: u32 = 16;
 
 /// What a mark says.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,6 +51,12 @@ enum Said {
 }
 
 impl Marks {
+    /// Whether a caller is to try, now that one comes who would.
+    fn is_to_be_tried(&self) -> bool {
+        let one_less = |rests: u32| rests.checked_sub(1);
+        self.rests.load(Relaxed) == 0 || self.rests.fetch_update(Relaxed, Relaxed, one_less).is_err()
+    }
+
     fn take(&self) -> Option<(u64, u32)> {
         let (address, value) = lock(&self.free).pop()?;
         // What has just been made says 0.
@@ -79,44 +90,86 @@ fn said(session: &Session, address: u64, value: u32) -> Said {
     if refusal as u32 == value { Said::Refused { for_good: refusal >> 32 != 0 } } else { Said::Nothing }
 }
 
+/// Whether callers can be told in this way, as it seems.
+pub(super) fn are_there(runtime: &Runtime) -> bool {
+    usable(runtime).is_some_and(|marks| marks.made.get().is_some())
+}
+
+fn usable(runtime: &Runtime) -> Option<&Marks> {
+    let session = &runtime.session;
+    shared::marks(runtime)
+        .filter(|marks| !marks.refused.load(Relaxed) && session.spins())
+        // Data that this process puts in their place itself may be behind the word.
+        .filter(|_| !session.counts.any_copies_out())
+}
+
+/// A mark that a stream was given.
+pub(super) struct Posted<'a> {
+    runtime: &'a Runtime,
+    marks: &'a Marks,
+    address: u64,
+    value: u32,
+    /// Of the operation that writes it.
+    number: u64,
+}
+
+impl Drop for Posted<'_> {
+    fn drop(&mut self) {
+        lock(&self.marks.free).push((self.address, self.value));
+    }
+}
+
+/// Has the stream tell when it has got here, if that can be learned in this way.
+///
+/// # Errors
+/// When the session is over.
+pub(super) fn post<'a>(runtime: &'a Runtime, stream: &Stream) -> Result<Option<Posted<'a>>, CUresult> {
+    let marks = usable(runtime).filter(|marks| marks.is_to_be_tried());
+    let Some((marks, (address, value))) = marks.and_then(|marks| Some((marks, marks.take()?))) else {
+        return Ok(None);
+    };
+    let mut posted = Posted { runtime, marks, address, value, number: 0 };
+    let record = StreamMark { stream: stream.handle, address, value, reserved: 0 };
+    posted.number = runtime.session.post_on(stream, &record, &[])?;
+    Ok(Some(posted))
+}
+
+impl Posted<'_> {
+    /// Waits until the stream has got there, for a while. Gives the number up to which it is finished, if it has. `bytes`
+    /// come with that.
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub(super) fn wait(self, stream: &Stream, bytes: usize) -> Result<Option<u64>, CUresult> {
+        let since = Instant::now();
+        let session = &self.runtime.session;
+        session.hurry();
+        let said = || said(session, self.address, self.value);
+        let over = || session.check().is_err() || stream.context.check().is_err();
+        session.spin_until(|| said() != Said::Nothing || over());
+        stats::waited(since, bytes);
+        let said = said();
+        session.check()?;
+        match said {
+            Said::Finished => {
+                session.is_answered();
+                Ok(Some(self.number))
+            }
+            Said::Refused { for_good } => {
+                self.marks.refused.fetch_or(for_good, Relaxed);
+                self.marks.rests.store(RESTS, Relaxed);
+                Ok(None)
+            }
+            Said::Nothing => Ok(None),
+        }
+    }
+}
+
 /// Waits until everything on the stream is finished, for a while and if that can be learned in this way. Gives the
 /// number up to which it is.
 ///
 /// # Errors
 /// When the session is over.
 pub(super) fn wait(runtime: &Runtime, stream: &Stream) -> Result<Option<u64>, CUresult> {
-    let session = &runtime.session;
-    let marks = shared::marks(runtime).filter(|marks| !marks.refused.load(Relaxed) && session.spins());
-    // Data that this process puts in their place itself may be behind the word.
-    if marks.is_none() || session.counts.any_copies_out() {
-        return Ok(None);
-    }
-    let Some((marks, (address, value))) = marks.and_then(|marks| Some((marks, marks.take()?))) else {
-        return Ok(None);
-    };
-    let since = Instant::now();
-    let record = StreamMark { stream: stream.handle, address, value, reserved: 0 };
-    let posted = session.post_on(stream, &record, &[]);
-    let said = || said(session, address, value);
-    if posted.is_ok() {
-        session.hurry();
-        let over = || session.check().is_err() || stream.context.check().is_err();
-        session.spin_until(|| said() != Said::Nothing || over());
-        stats::waited(since, 0);
-    }
-    let said = said();
-    lock(&marks.free).push((address, value));
-    let number = posted?;
-    session.check()?;
-    match said {
-        Said::Finished => {
-            session.is_answered();
-            Ok(Some(number))
-        }
-        Said::Refused { for_good } => {
-            marks.refused.fetch_or(for_good, Relaxed);
-            Ok(None)
-        }
-        Said::Nothing => Ok(None),
-    }
+    post(runtime, stream)?.map_or(Ok(None), |posted| posted.wait(stream, 0))
 }

@@ -303,19 +303,16 @@ impl Stream {
     /// ticket behind it. No copy into the program's memory may be pending, which is finished only when it has landed.
     pub(super) fn finished_with_others(&self, number: u64) {
         self.finished(number);
-        if self.is_behind.load(Acquire) {
+        while self.is_behind.load(Acquire) {
             let mut behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
-            let all = std::mem::take(&mut *behind).into_iter();
-            let (over, left): (VecDeque<_>, VecDeque<_>) = all.partition(|one| one.wait <= number);
-            *behind = left;
+            let over = behind.iter().position(|one| one.wait <= number);
+            let Some(one) = over.and_then(|place| behind.remove(place)) else { return };
             self.is_behind.store(!behind.is_empty(), Release);
             drop(behind);
-            for one in over {
-                if let Some(other) = one.other.upgrade()
-                    && !other.has_finished(one.record)
-                {
-                    other.finished_with_others(one.record);
-                }
+            if let Some(other) = one.other.upgrade()
+                && !other.has_finished(one.record)
+            {
+                other.finished_with_others(one.record);
             }
         }
     }

@@ -1,11 +1,10 @@
 //! Pageable copies where pinned memory is shared: through slots of it, copied once by this process's processor.
 //!
 //! Towards the device the caller fills a slot, publishes the copy out of it, and goes on with the next; a slot
-//! comes back when the stream has passed it. From the device the caller empties slots as they arrive, some of
-//! them ahead. The server does nothing that it would not do for the program's own pinned memory. Bounded: a caller
-//! that gets no slot sends the rest over the lanes for bulk data.
+//! comes back when the stream has passed it. From the device the caller empties slots as they arrive. The server does
+//! nothing that it would not do for the program's own pinned memory. Bounded: a caller that gets no slot sends the
+//! rest over the lanes for bulk data.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,7 @@ use fusewire_wire::ops::table::{CopyOut, CopyWithin};
 use crate::abi::types::CUresult;
 
 use super::Runtime;
+use super::marks;
 use super::objects::Stream;
 use super::pending::{Pending, Reclaim};
 use super::session::lock;
@@ -25,10 +25,12 @@ const SLOT: usize = 256 << 10;
 const SLOTS: usize = 128;
 /// The longest copy that is worth it: one processor copies here, and the lanes have one each.
 const MOST: usize = 1 << 20;
-/// The shortest one from the device: of less, the answer brings the data.
-const LEAST_OUT: usize = 16 << 10;
-/// Slots that one copy from the device is ahead of its caller: all of it.
-const AHEAD: usize = MOST.div_ceil(SLOT);
+/// The shortest one from the device that comes with the server's answer: of less, the answer brings the data.
+const LEAST_ANSWERED: usize = 16 << 10;
+/// What the caller takes out of a slot at a time, while the next comes from the device.
+const PIECE: usize = SLOT / 2;
+/// Pieces of one copy from the device. All are under way at the same time, if there are as many slots.
+const PIECES: usize = MOST.div_ceil(PIECE);
 /// How long a caller waits for a slot. All of them may belong to streams that wait for what this caller does next;
 /// the lanes have room of their own.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -156,18 +158,18 @@ pub(crate) unsafe fn copy_out(
     from: u64,
     bytes: usize,
 ) -> Result<usize, CUresult> {
-    let fits = (LEAST_OUT..=MOST).contains(&bytes);
+    let fits = (1..=MOST).contains(&bytes) && (bytes >= LEAST_ANSWERED || marks::are_there(runtime));
     let Some(staging) = slots(runtime).filter(|_| fits) else { return Ok(0) };
     let target = std::ptr::with_exposed_provenance_mut::<u8>(to as usize);
-    let mut coming: VecDeque<(u64, usize, usize, Arc<Waiter>)> = VecDeque::new();
+    let mut coming: [Option<(u64, Arrival)>; PIECES] = [const { None }; PIECES];
     let mut result = Ok(());
     let (mut next, mut last) = (0, 0);
-    while (next < bytes && result.is_ok()) || !coming.is_empty() {
-        while next < bytes && result.is_ok() && coming.len() < AHEAD {
+    for piece in 0..bytes.div_ceil(PIECE) {
+        while next < bytes && result.is_ok() {
             // Who has one slot does not wait for another: somebody else may be doing the same.
-            let slot = if coming.is_empty() { staging.take(runtime) } else { staging.try_take() };
+            let slot = if next == piece * PIECE { staging.take(runtime) } else { staging.try_take() };
             let Some(slot) = slot else { break };
-            let length = SLOT.min(bytes - next);
+            let length = PIECE.min(bytes - next);
             let record = CopyWithin {
                 stream: stream.handle,
                 destination: slot,
@@ -175,16 +177,13 @@ pub(crate) unsafe fn copy_out(
                 bytes: length as u64,
             };
             runtime.session.post_on(stream, &record, &[])?;
-            let waiter = Waiter::new();
-            let mine = waiter.clone();
-            last = runtime
-                .session
-                .post_pending(Some(stream), &passed(stream, slot), &[], |_| Pending::Call(mine))?;
-            coming.push_back((slot, next, length, waiter));
+            coming[next / PIECE] = Some((slot, Arrival::of(runtime, stream, slot)?));
             next += length;
         }
-        let Some((slot, offset, length, waiter)) = coming.pop_front() else { break };
-        let arrived = runtime.session.wait_for(&waiter, length);
+        let Some((slot, arrival)) = coming[piece].take() else { break };
+        let offset = piece * PIECE;
+        let length = PIECE.min(bytes - offset);
+        let arrived = arrival.wait(runtime, stream, slot, length).map(|number| last = number);
         if arrived.is_ok() && result.is_ok() {
             let source = std::ptr::with_exposed_provenance::<u8>(slot as usize);
             // SAFETY: the caller's promise for the target; the slot is ours, and its copy is finished.
@@ -195,10 +194,44 @@ pub(crate) unsafe fn copy_out(
     }
     result?;
     if next == bytes {
-        stream.finished(last);
+        runtime.session.finished(stream, last);
     }
     // A copy that the server refused was said so before its slot was passed.
     stream.context.report().map(|()| next)
+}
+
+/// How the caller learns that a slot is filled.
+enum Arrival<'a> {
+    /// From the GPU.
+    Mark(marks::Posted<'a>),
+    /// From the server: the number of the operation that it tells the end of.
+    Answer(Arc<Waiter>, u64),
+}
+
+impl<'a> Arrival<'a> {
+    fn of(runtime: &'a Runtime, stream: &Arc<Stream>, slot: u64) -> Result<Self, CUresult> {
+        marks::post(runtime, stream)?
+            .map_or_else(|| Self::asked(runtime, stream, slot), |mark| Ok(Self::Mark(mark)))
+    }
+
+    fn asked(runtime: &Runtime, stream: &Arc<Stream>, slot: u64) -> Result<Self, CUresult> {
+        let waiter = Waiter::new();
+        let mine = waiter.clone();
+        let pending = |_| Pending::Call(mine);
+        let number = runtime.session.post_pending(Some(stream), &passed(stream, slot), &[], pending)?;
+        Ok(Self::Answer(waiter, number))
+    }
+
+    /// Waits for `bytes` bytes in the slot. Gives the number up to which the stream is finished.
+    fn wait(self, runtime: &Runtime, stream: &Arc<Stream>, slot: u64, bytes: usize) -> Result<u64, CUresult> {
+        match self {
+            Self::Mark(mark) => match mark.wait(stream, bytes)? {
+                Some(number) => Ok(number),
+                None => Self::asked(runtime, stream, slot)?.wait(runtime, stream, slot, bytes),
+            },
+            Self::Answer(waiter, number) => runtime.session.wait_for(&waiter, bytes).map(|()| number),
+        }
+    }
 }
 
 /// Says `Done` when the stream gets there, and does nothing else.
