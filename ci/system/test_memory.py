@@ -344,3 +344,20 @@ assert driver.from_device(base.value + size - 4, 8) == bytes([5]) * 8
 driver.call("cuMemUnmap", base, c_size_t(4 * size))
 driver.call("cuMemAddressFree", base, c_size_t(4 * size))
 """)
+
+
+def test_addresses_are_reserved_for_far_more_memory_than_there_is(server):
+    """PyTorch's expandable segments reserve an eighth more than all of the GPU's memory, for each stream and size."""
+    run(server, HEAD + """
+driver.start()
+size = 180 << 30
+reserved = []
+for _ in range(64):
+    base = c_uint64()
+    driver.call("cuMemAddressReserve", byref(base), c_size_t(size), c_size_t(0), c_uint64(0), c_uint64(0))
+    reserved.append(base.value)
+reserved.sort()
+assert all(low + size <= high for low, high in zip(reserved, reserved[1:]))
+for base in reserved:
+    driver.call("cuMemAddressFree", c_uint64(base), c_size_t(size))
+""")

@@ -73,11 +73,18 @@ impl Memory {
                     .fold(0, |m, p| m | 1 << p),
             })
             .collect();
-        let mut base = 0;
-        let bytes = window::DEVICE_BYTES as usize;
-        // SAFETY: the result is a live integer. The reservation stays until the process ends.
-        check(unsafe { d.cuMemAddressReserve(&raw mut base, bytes, 0, window::DEVICE_BASE, 0) })?;
-        Ok(Self { window: base..base + window::DEVICE_BYTES, devices, ..Self::default() })
+        let (mut base, mut bytes) = (0, window::DEVICE_BYTES);
+        let mut reserve = |bytes| {
+            // SAFETY: the result is a live integer. The reservation stays until the process ends.
+            check(unsafe { d.cuMemAddressReserve(&raw mut base, bytes as usize, 0, window::DEVICE_BASE, 0) })
+        };
+        while let Err(status) = reserve(bytes) {
+            bytes /= 4;
+            if bytes < window::DEVICE_BYTES_LEAST {
+                return Err(status);
+            }
+        }
+        Ok(Self { window: base..base + bytes, devices, ..Self::default() })
     }
 
     pub(super) fn window(&self) -> Span<u64> {
