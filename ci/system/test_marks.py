@@ -48,6 +48,66 @@ assert driver.from_device(memory, 4) == int(sys.argv[1]).to_bytes(4, "little")
     assert messages(server.address) >= 400
 
 
+COPIES = HEAD + """
+import sys
+sizes = [4, 1000, 65536, 300_000, 1 << 20]
+whole = driver.alloc(1 << 20)
+pageable = (ctypes.c_ubyte * (1 << 20))()
+def copied(size, value):
+    driver.call("cuMemsetD8Async", c_uint64(whole), value, c_size_t(size), stream)
+    driver.call("cuMemcpyDtoHAsync_v2", pageable, c_uint64(whole), c_size_t(size), stream)
+    assert bytes(pageable[:size:997]) == bytes([value]) * len(pageable[:size:997]) and pageable[size - 1] == value, size
+"""
+
+
+def test_the_server_says_nothing_of_a_pageable_copy_whose_marks_were_seen(server):
+    program = COPIES + """
+for times in range(int(sys.argv[1])):
+    copied(sizes[times % len(sizes)], 1 + times % 250)
+"""
+
+    def messages(link):
+        few, many = (run(link, program, str(times), env=SPINS) for times in (100, 500))
+        return received(many) - received(few)
+
+    found = []
+    while not found or (min(found) >= 200 and len(found) < 10):
+        found.append(messages(server.local))
+    assert min(found) < 200, found
+    assert messages(server.address) >= 400
+
+
+def test_a_pageable_copy_is_there_where_marks_are_refused(server):
+    """While the legacy stream is held the worker refuses them; and when it is not any more it does not."""
+    run(server.local, COPIES + """
+word = driver.pinned(4)
+ctypes.memset(word, 0, 4)
+behind = driver.alloc(64)
+for times in range(40):
+    held = times % 4 == 1
+    if held:
+        # No stream is held up by it but the legacy one: `stream` does not block with that.
+        driver.call("cuStreamWaitValue32_v2", None, c_uint64(ctypes.addressof(word)), c_uint(times), 0)
+        driver.call("cuMemsetD8Async", c_uint64(behind), times, c_size_t(64), None)
+    for size in sizes:
+        copied(size, 1 + (times + size) % 250)
+    ctypes.memmove(word, times.to_bytes(4, "little"), 4)
+    if held:
+        driver.synchronize(None)
+        assert driver.from_device(behind, 64) == bytes([times]) * 64
+""", env=SPINS)
+
+
+def test_a_pageable_copy_that_is_refused_is_told_of_at_once(server):
+    """And leaves everything as it was."""
+    run(server.local, COPIES + """
+copied(4, 7)
+for size in sizes:
+    assert driver.code_of(driver.call, "cuMemcpyDtoHAsync_v2", pageable, c_uint64(1 << 20), c_size_t(size), stream) == 1
+    copied(size, 9)
+""", env=SPINS)
+
+
 def test_events_and_times_are_known_when_the_stream_has_been_synchronised(server):
     run(server.local, HEAD + """
 events = []
