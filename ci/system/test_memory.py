@@ -361,3 +361,30 @@ assert all(low + size <= high for low, high in zip(reserved, reserved[1:]))
 for base in reserved:
     driver.call("cuMemAddressFree", c_uint64(base), c_size_t(size))
 """)
+
+
+@pytest.mark.parametrize("how", ["limited", "used"])
+def test_fewer_addresses_do_where_there_is_no_room_for_all(server, how):
+    """Under a limit on the address space; or where the program has some of them, which stay its own."""
+    run(server, HEAD + """
+import mmap, resource
+size = 1 << 20
+if sys.argv[1] == "limited":
+    resource.setrlimit(resource.RLIMIT_AS, (4 << 40, 4 << 40))
+    pages = (ctypes.c_ubyte * size)()
+else:
+    libc = ctypes.CDLL(None)
+    libc.mmap.restype = c_void_p
+    libc.mmap.argtypes = [c_void_p, c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+    place = 0x1800_0000_0000
+    how = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x100000  # MAP_FIXED_NOREPLACE
+    assert libc.mmap(place, size, mmap.PROT_READ | mmap.PROT_WRITE, how, -1, 0) == place
+    pages = (ctypes.c_ubyte * size).from_address(place)
+driver.start()
+there = driver.alloc(size)
+fill(there, size, 7)
+driver.call("cuMemcpyDtoH_v2", pages, c_uint64(there), c_size_t(size))
+assert pages[0] == pages[size - 1] == 7
+base = c_uint64()
+driver.call("cuMemAddressReserve", byref(base), c_size_t(512 << 30), c_size_t(0), c_uint64(0), c_uint64(0))
+""", how)

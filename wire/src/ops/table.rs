@@ -236,9 +236,10 @@ crate::ops! {
         { stream: using Stream };
     async 0x0416 HostFuncDone host_func_done []
         { function: u64 };
-    /// Answered at once. Of an event that is not reached, `Done` says when it is, or that its context met a fault.
-    sync 0x0417 EventQuery event_query ["cuEventQuery", "cuEventSynchronize"]
-        { event: using Event };
+    /// Answered at once. With `watch`, of an event that is not reached `Done` says when it is, or that its context met a
+    /// fault.
+    sync 0x0417 EventQuery event_query ["cuEventQuery", "cuEventSynchronize", "cuEventElapsedTime", "cuEventElapsedTime_v2"]
+        { event: using Event, watch: u32, reserved: u32 };
 
     // Images, modules, libraries, functions.
 

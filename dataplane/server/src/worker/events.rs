@@ -3,7 +3,7 @@
 //! events for which they never ask. Should one ask all the same, the driver is asked, until the event is reached.
 
 use cudarc::driver::sys::CUevent;
-use fusewire_wire::ops::table::{EventCreate, EventElapsed, EventRecord};
+use fusewire_wire::ops::table::{EventCreate, EventElapsed, EventQuery, EventRecord};
 use fusewire_wire::ops::{Call, Nothing, Status};
 
 use super::gpu::{Event, Gpu};
@@ -82,12 +82,13 @@ impl Gpu {
         }
     }
 
-    pub(super) fn event_query(&mut self, call: Call, handle: u64) -> Result<Nothing, Status> {
+    pub(super) fn event_query(&mut self, call: Call, record: &EventQuery) -> Result<Nothing, Status> {
+        let handle = record.event;
         let (raw, context) = self.events.get(handle).map(|event| (event.raw, event.context))?;
         self.enter(context)?;
         // SAFETY: a live event. A query does not wait.
         let status = unsafe { self.d.cuEventQuery(raw) };
-        if status == NOT_READY {
+        if status == NOT_READY && record.watch != 0 {
             if self.watched.len() >= MOST_WATCHED {
                 self.misbehave(format!("it asked for {MOST_WATCHED} events at once"));
             }

@@ -253,7 +253,7 @@ impl Handler for Gpu {
     }
 
     fn event_query(&mut self, call: Call, r: &EventQuery, _: &[u8]) -> Sync<EventQuery> {
-        self.event_query(call, r.event)?;
+        self.event_query(call, r)?;
         Ok(DONE)
     }
 

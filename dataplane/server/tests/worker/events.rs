@@ -55,9 +55,9 @@ fn a_silent_record_is_told_of_when_asked_for() {
     client.copy_in(stream, block, &[5; 64 << 10]);
     let silent = client.send(EventRecord { event: point, stream, flags: 0, silent: 1 });
     let unasked = client.send(EventRecord { event: other, stream, flags: 0, silent: 1 });
-    let asked = client.push(&EventQuery { event: point }, &[]);
+    let asked = client.push(&EventQuery { event: point, watch: 1, reserved: 0 }, &[]);
     assert_eq!(client.answer::<EventQuery>(asked).err(), Some(NOT_READY));
-    let gone = client.push(&EventQuery { event: other }, &[]);
+    let gone = client.push(&EventQuery { event: other, watch: 1, reserved: 0 }, &[]);
     assert_eq!(client.answer::<EventQuery>(gone).err(), Some(NOT_READY));
     client.linger(Duration::from_millis(30));
     assert!(!client.done.contains_key(&asked));
@@ -65,10 +65,10 @@ fn a_silent_record_is_told_of_when_asked_for() {
     assert_eq!(client.point(gone), 400, "nobody waits for an event that is gone");
     client.hold_chunks = false;
     assert_eq!(client.point(asked), 0);
-    assert!(client.ask(EventQuery { event: point }).is_ok());
+    assert!(client.ask(EventQuery { event: point, watch: 1, reserved: 0 }).is_ok());
     client.synchronize(stream).unwrap();
     assert!(!client.done.contains_key(&silent) && !client.done.contains_key(&unasked));
-    assert_eq!(client.ask(EventQuery { event: other }).err(), Some(400));
+    assert_eq!(client.ask(EventQuery { event: other, watch: 1, reserved: 0 }).err(), Some(400));
 }
 
 fn a_host_function_holds_its_stream() {

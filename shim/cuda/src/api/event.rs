@@ -173,6 +173,9 @@ pub unsafe extern "C" fn cuEventQuery(event: CUevent) -> CUresult {
         if !event.is_asked_for_and_reached() {
             ask(runtime, &event)?;
             if !event.is_reached() {
+                runtime.session.ask_again(&event)?;
+            }
+            if !event.is_reached() {
                 return Err(unreached(runtime, &event));
             }
         }
@@ -241,6 +244,9 @@ fn elapsed(runtime: &Runtime, milliseconds: *mut f32, start: CUevent, end: CUeve
         if !event.is_reached() {
             // The program may know it from its stream.
             event.catch_up();
+        }
+        if !event.is_reached() {
+            runtime.session.ask_again(event)?;
         }
         if !event.is_reached() {
             return Err(CUDA_ERROR_NOT_READY);

@@ -93,7 +93,7 @@ pub unsafe extern "C" fn cuStreamQuery(stream: CUstream) -> CUresult {
         // Before it is looked what is finished: what is owed is work on its stream.
         runtime.session.bring_back()?;
         // First: what is watched may end between the two looks.
-        let watched = stream.is_watched();
+        let watched = stream.is_watched() && !runtime.session.may_be_finished_by_now(&stream);
         if !stream.is_known_finished() {
             stream.context.check()?;
             if watched {

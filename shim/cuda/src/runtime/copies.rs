@@ -335,7 +335,10 @@ fn receive<R: fusewire_wire::ops::AsyncRecord>(
     runtime.session.bring_back()?;
     runtime.session.post_copy_out(record, copy, Room::Await)?;
     match waiter {
-        Some(waiter) => runtime.session.wait_for(&waiter, bytes),
+        Some(waiter) => {
+            let last = stream.last.load(Relaxed);
+            runtime.session.wait_for(&waiter, bytes).inspect(|()| runtime.session.tells(last))
+        }
         None => {
             stats::awaits(bytes);
             Ok(())
@@ -389,6 +392,7 @@ fn wait_for(runtime: &Runtime, stream: &Arc<Stream>) -> Result<(), CUresult> {
         Some(number) => number,
         None => runtime.session.call_numbered(&StreamSynchronize { stream: stream.handle }, &[])?.0,
     };
+    runtime.session.tells(number);
     runtime.session.finished(stream, number);
     Ok(())
 }

@@ -188,7 +188,7 @@ mod tests {
         session.lose("and only once");
         std::thread::scope(|scope| {
             let sender = scope.spawn(|| sent.wait());
-            let receiver = scope.spawn(|| waiter.wait(Duration::ZERO).0);
+            let receiver = scope.spawn(|| waiter.wait().0);
             let unaware = || {
                 std::thread::sleep(Duration::from_millis(30));
                 !sender.is_finished() && !receiver.is_finished() && session.check().is_ok()

@@ -7,8 +7,12 @@
 //! A word that is seen says as much as the reply would: it names the last event that the worker had for this process
 //! when the stream was given the word, and those are taken notice of first. What the worker would only come to know
 //! meanwhile, and tell before its reply, it knows nothing of: of data on their way into the program's memory, words that
-//! streams write to mirrored memory, what is printed. With any of that the ordinary way is taken. That events are reached
-//! and other streams finished which this one comes behind is known here (`Stream::finished_with_others`).
+//! streams write to mirrored memory, what is printed. With any of that the ordinary way is taken.
+//!
+//! Nor does the word name the events that are reached and the streams that are finished with this one. Those that it
+//! comes behind by events are known here (`Stream::finished_with_others`). It may come behind others too: by the legacy
+//! stream, by words, by more events than are kept. So of an event or a stream that was given its work before, and is not
+//! known to have finished it, the server is asked once after the program has been told (`Session::ask_again`).
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock};
@@ -124,17 +128,25 @@ impl Drop for Posted<'_> {
 /// # Errors
 /// When the session is over.
 pub(super) fn post<'a>(runtime: &'a Runtime, stream: &Stream) -> Result<Option<Posted<'a>>, CUresult> {
+    // What kernels have changed in mirrored memory is on its way then.
+    runtime.session.bring_back()?;
     let marks = usable(runtime).filter(|marks| marks.is_to_be_tried());
     let Some((marks, (address, value))) = marks.and_then(|marks| Some((marks, marks.take()?))) else {
         return Ok(None);
     };
     let mut posted = Posted { runtime, marks, address, value, number: 0 };
     let record = StreamMark { stream: stream.handle, address, value, reserved: 0 };
-    posted.number = runtime.session.post_on(stream, &record, &[])?;
+    let Some(number) = runtime.session.post_mark(stream, &record)? else { return Ok(None) };
+    posted.number = number;
     Ok(Some(posted))
 }
 
 impl Posted<'_> {
+    /// Of the operation that writes the mark.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Waits until the stream has got there, for a while. Gives the number up to which it is finished, if it has. `bytes`
     /// come with that.
     ///
@@ -147,8 +159,8 @@ impl Posted<'_> {
         let said = || said(session, self.address, self.value);
         let over = || session.check().is_err() || stream.context.check().is_err();
         session.spin_until(|| said() != Said::Nothing || over());
-        stats::waited(since, bytes);
         let said = said();
+        stats::waited(since, if said == Said::Finished { bytes } else { 0 });
         session.check()?;
         match said {
             Said::Finished => {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use fusewire_wire::ops::table::{BlockMap, BlockUnmap, HostUnmirror};
-use fusewire_wire::ops::window::{HOST_BASE, HOST_BYTES};
+use fusewire_wire::ops::window::{DEVICE_BYTES_LEAST, HOST_BASE, HOST_BYTES};
 
 use crate::abi::result::{CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_OUT_OF_MEMORY};
 use crate::abi::types::CUresult;
@@ -34,6 +34,7 @@ pub(crate) struct Memory {
     map: RwLock<Map>,
     /// Regions of host memory that the server does not have, for a look without the lock.
     host_regions: AtomicUsize,
+    device_addresses: Range<u64>,
     device_window: Mutex<Ranges>,
     pub(super) host_window: Mutex<Ranges>,
     /// Memory for the host window that is the server's as well, if the link has it.
@@ -71,9 +72,17 @@ impl Memory {
         devices: usize,
         shared: Option<OwnedFd>,
     ) -> Result<Self, String> {
-        reserve(base, bytes)?;
         reserve(HOST_BASE, HOST_BYTES)?;
+        let mut bytes = bytes;
+        while let Err(why) = reserve(base, bytes) {
+            // The rest may be used by something else, or be more than this process may have.
+            bytes /= 4;
+            if bytes < DEVICE_BYTES_LEAST {
+                return Err(why);
+            }
+        }
         Ok(Self {
+            device_addresses: base..base.saturating_add(bytes),
             map: RwLock::default(),
             host_regions: AtomicUsize::new(0),
             device_window: Mutex::new(Ranges::new(base, bytes)),
@@ -145,8 +154,7 @@ impl Memory {
     }
 
     pub(crate) fn is_window(&self, address: u64) -> bool {
-        use fusewire_wire::ops::window::{DEVICE_BASE, DEVICE_BYTES};
-        address.wrapping_sub(DEVICE_BASE) < DEVICE_BYTES
+        self.device_addresses.contains(&address)
     }
 }
 

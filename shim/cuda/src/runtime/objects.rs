@@ -187,12 +187,15 @@ pub(crate) struct Stream {
     is_behind: AtomicBool,
     /// Number of the last query that found the stream busy. The server says when what was there then is finished.
     pub(crate) watched: AtomicU64,
+    /// How often the program had been told of finished streams when it was last asked whether this one is busy.
+    pub(super) asked: AtomicU64,
     /// The capture the stream takes part in; 0 when none.
     pub(crate) capture: AtomicU64,
     pub(crate) attributes: Mutex<HashMap<u32, [u8; 64]>>,
 }
 
-/// Of so many waits for others it is kept what a stream comes behind. Of others the server tells.
+/// Of so many waits for others it is kept what a stream comes behind. Of others the server is asked
+/// ([`Session::ask_again`](super::session::Session::ask_again)).
 const BEHIND: usize = 16;
 
 /// Operation `wait` of a stream comes behind operation `record` of another.
@@ -232,6 +235,7 @@ impl Stream {
             behind: Mutex::default(),
             is_behind: AtomicBool::new(false),
             watched: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
             capture: AtomicU64::new(0),
             attributes: Mutex::new(HashMap::new()),
         }
@@ -402,6 +406,9 @@ pub(crate) struct Event {
     asked: AtomicBool,
     /// Number of the last record, if the server says nothing of it and has not been asked.
     silent: AtomicU64,
+    /// How often the program had been told of finished streams when the server was last asked for what it would have
+    /// said by itself.
+    pub(super) asked_again: AtomicU64,
 }
 
 /// Records of an event after which it seems that the program will never ask for it.
@@ -446,6 +453,7 @@ impl Event {
             records: AtomicU32::new(0),
             asked: AtomicBool::new(false),
             silent: AtomicU64::new(0),
+            asked_again: AtomicU64::new(0),
         }
     }
 

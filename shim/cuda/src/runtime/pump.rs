@@ -146,7 +146,7 @@ impl Pump {
         self.session.lose(&over.to_string());
     }
 
-    /// Whether nothing has happened for so long that it is time to sleep: as long as callers spin, while one waits.
+    /// Whether nothing has happened for so long that it is time to sleep: as long as a caller spins, while one does.
     pub(crate) fn is_idle(&self) -> bool {
         let spin = if self.session.is_awaited() { self.spin * waiter::LONGER } else { self.spin };
         self.active.elapsed() >= spin

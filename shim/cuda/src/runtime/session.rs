@@ -16,12 +16,12 @@ use std::time::{Duration, Instant};
 use fusewire_link::{BulkHandle, ChunkQueue, RawSlice, Waker};
 use fusewire_wire::bulk::chunk_bytes;
 use fusewire_wire::error::ProtocolError;
-use fusewire_wire::ops::table::{EventQuery, EventRecord, Fence, StreamQuery, StreamWaitEvent};
+use fusewire_wire::ops::table::{EventQuery, EventRecord, Fence, StreamMark, StreamQuery, StreamWaitEvent};
 use fusewire_wire::ops::{AsyncRecord, Record, SyncRecord};
 use fusewire_wire::session::{Outbox, OutboxConfig, Window};
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::abi::result::{CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_UNKNOWN, CUDA_SUCCESS};
+use crate::abi::result::{CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_NOT_READY, CUDA_ERROR_UNKNOWN, CUDA_SUCCESS};
 use crate::abi::types::CUresult;
 
 use super::concurrency::Concurrency;
@@ -59,7 +59,7 @@ pub(crate) struct Session {
     gathered: AtomicBool,
     /// Somebody waits for what has been published: it is not to wait for company.
     urgent: AtomicBool,
-    /// How many callers wait.
+    /// How many callers spin for an answer.
     awaited: AtomicUsize,
     /// The last thing that happened is that a caller got his answer, with the lane in his own hands: the server has
     /// nothing to do.
@@ -96,6 +96,10 @@ pub(crate) struct Session {
     pub(crate) slot_bytes: usize,
     /// The number of the last event of the server's that has been taken notice of.
     heard: AtomicU64,
+    /// The last of the operations up to which the program, having waited for a stream, knows that to be finished; and how
+    /// often it has been told such a thing.
+    told: AtomicU64,
+    tellings: AtomicU64,
     /// How long a caller spins for its answer before it sleeps.
     spin: Duration,
 }
@@ -151,6 +155,8 @@ impl Session {
             packing: Packing::default(),
             slot_bytes,
             heard: AtomicU64::new(0),
+            told: AtomicU64::new(0),
+            tellings: AtomicU64::new(0),
             spin,
         }
     }
@@ -250,6 +256,64 @@ impl Session {
             }
             Some(pending(number))
         })
+    }
+
+    /// Has a stream write a mark. Gives its number, if the mark says that all before it is finished: data that this
+    /// process puts in their place itself may not be there when it is seen.
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub(super) fn post_mark(&self, stream: &Stream, record: &StreamMark) -> Result<Option<u64>, CUresult> {
+        self.bring_back()?;
+        let is_clear = Cell::new(false);
+        let number = self.publish(record, &[], |_, number| {
+            stream.issued(number);
+            // Such data are entered under the lane's lock too.
+            is_clear.set(!self.counts.any_copies_out());
+            None
+        })?;
+        Ok(is_clear.get().then_some(number))
+    }
+
+    /// A caller has waited for a stream, which is finished up to operation `number`, and is about to be told so.
+    pub(super) fn tells(&self, number: u64) {
+        self.told.fetch_max(number, Release);
+        self.tellings.fetch_add(1, Release);
+    }
+
+    /// Whether operation `number`, which is not known to be finished, may be all the same: what the program has been
+    /// told of may come behind it in a way that nobody follows here, and nobody has asked since. `asked`: how often the
+    /// program had been told something when it was last asked for. Gives how often that is by now.
+    fn may_be_finished(&self, number: u64, asked: &AtomicU64) -> Option<u64> {
+        let tellings = self.tellings.load(Acquire);
+        (asked.load(Acquire) < tellings && number < self.told.load(Acquire)).then_some(tellings)
+    }
+
+    /// Whether the stream, of which it is known that it was busy, may be finished all the same.
+    pub(crate) fn may_be_finished_by_now(&self, stream: &Stream) -> bool {
+        self.may_be_finished(stream.last.load(Relaxed), &stream.asked).is_some()
+    }
+
+    /// Asks for an event that is not known to be reached, where it may be all the same.
+    ///
+    /// # Errors
+    /// What the driver says of the event, if that is neither that it is reached nor that it is not.
+    pub(crate) fn ask_again(&self, event: &Arc<Event>) -> Result<(), CUresult> {
+        let record = event.recorded.load(Acquire);
+        let Some(tellings) = self.may_be_finished(record, &event.asked_again) else { return Ok(()) };
+        let state = lock(&event.state);
+        let (stream, capture) = (state.stream.clone(), state.capture);
+        drop(state);
+        // Of an event that is recorded meanwhile on another stream nothing is said.
+        if capture != 0 || event.recorded.load(Acquire) != record {
+            return Ok(());
+        }
+        match self.call(&EventQuery { event: event.handle, watch: 0, reserved: 0 }, &[]) {
+            Ok(_) => Asked { event: event.clone(), stream, record }.answered(CUDA_SUCCESS),
+            Err(CUDA_ERROR_NOT_READY) => _ = event.asked_again.fetch_max(tellings, Release),
+            Err(code) => return Err(code),
+        }
+        Ok(())
     }
 
     /// Publishes a copy into host memory.
@@ -389,6 +453,7 @@ impl Session {
     pub(crate) fn query(&self, stream: &Arc<Stream>) -> Result<(), CUresult> {
         self.bring_back()?;
         let since = Instant::now();
+        let tellings = self.tellings.load(Acquire);
         let waiter = Waiter::new();
         let watch = Cell::new(false);
         let number = self.publish_with(
@@ -406,10 +471,11 @@ impl Session {
                 })
             },
         )?;
-        self.body(&waiter, since)?;
+        self.body(&waiter, since).inspect_err(|_| _ = stream.asked.fetch_max(tellings, Release))?;
         // Else it is the legacy stream, whose own work may be finished before that of the streams that block with
         // it.
         if watch.get() {
+            self.tells(number);
             self.finished(stream, number);
         }
         Ok(())
@@ -493,8 +559,9 @@ impl Session {
         let since = Instant::now();
         let waiter = Waiter::new();
         let pending = Pending::EventQuery(waiter.clone(), asked());
+        let watched = EventQuery { event: event.handle, watch: 1, reserved: 0 };
         self.bring_back()
-            .and_then(|()| self.publish(&EventQuery { event: event.handle }, &[], |_, _| Some(pending)))
+            .and_then(|()| self.publish(&watched, &[], |_, _| Some(pending)))
             // Others may wait for it, too.
             .inspect_err(|code| asked().answered(*code))?;
         self.body(&waiter, since).map(drop)
@@ -519,14 +586,16 @@ impl Session {
 
     /// Waits for an answer, turning the lane meanwhile if that may be.
     fn answer(&self, waiter: &Waiter) -> (CUresult, Vec<u8>) {
-        let _awaited = self.awaiting();
+        let awaited = self.awaiting();
         if self.helm.take(self.spin, || waiter.is_ready()) {
             self.is_answered();
         }
-        waiter.wait(self.spin)
+        waiter::spin_until(self.spin, || waiter.is_ready());
+        drop(awaited);
+        waiter.wait()
     }
 
-    /// A caller waits as long as this lives.
+    /// A caller spins for an answer as long as this lives.
     fn awaiting(&self) -> impl Drop + '_ {
         struct Awaiting<'a>(&'a AtomicUsize);
         impl Drop for Awaiting<'_> {
@@ -538,7 +607,7 @@ impl Session {
         Awaiting(&self.awaited)
     }
 
-    /// Whether callers wait.
+    /// Whether callers spin for an answer.
     pub(super) fn is_awaited(&self) -> bool {
         self.awaited.load(Relaxed) != 0
     }

@@ -158,6 +158,8 @@ pub(crate) unsafe fn copy_out(
     from: u64,
     bytes: usize,
 ) -> Result<usize, CUresult> {
+    // Before anything is told of what it is owed for.
+    runtime.session.bring_back()?;
     let fits = (1..=MOST).contains(&bytes) && (bytes >= LEAST_ANSWERED || marks::are_there(runtime));
     let Some(staging) = slots(runtime).filter(|_| fits) else { return Ok(0) };
     let target = std::ptr::with_exposed_provenance_mut::<u8>(to as usize);
@@ -183,7 +185,7 @@ pub(crate) unsafe fn copy_out(
         let Some((slot, arrival)) = coming[piece].take() else { break };
         let offset = piece * PIECE;
         let length = PIECE.min(bytes - offset);
-        let arrived = arrival.wait(runtime, stream, slot, length).map(|number| last = number);
+        let arrived = arrival.wait(runtime, stream, slot, length, last).map(|number| last = last.max(number));
         if arrived.is_ok() && result.is_ok() {
             let source = std::ptr::with_exposed_provenance::<u8>(slot as usize);
             // SAFETY: the caller's promise for the target; the slot is ours, and its copy is finished.
@@ -194,6 +196,7 @@ pub(crate) unsafe fn copy_out(
     }
     result?;
     if next == bytes {
+        runtime.session.tells(last);
         runtime.session.finished(stream, last);
     }
     // A copy that the server refused was said so before its slot was passed.
@@ -222,12 +225,22 @@ impl<'a> Arrival<'a> {
         Ok(Self::Answer(waiter, number))
     }
 
-    /// Waits for `bytes` bytes in the slot. Gives the number up to which the stream is finished.
-    fn wait(self, runtime: &Runtime, stream: &Arc<Stream>, slot: u64, bytes: usize) -> Result<u64, CUresult> {
+    /// Waits for `bytes` bytes in the slot; the stream is known to be finished up to operation `known`. Gives up to where
+    /// it is then.
+    fn wait(
+        self,
+        runtime: &Runtime,
+        stream: &Arc<Stream>,
+        slot: u64,
+        bytes: usize,
+        known: u64,
+    ) -> Result<u64, CUresult> {
         match self {
+            // It was asked for behind this one.
+            Self::Mark(mark) if mark.number() <= known => Ok(known),
             Self::Mark(mark) => match mark.wait(stream, bytes)? {
                 Some(number) => Ok(number),
-                None => Self::asked(runtime, stream, slot)?.wait(runtime, stream, slot, bytes),
+                None => Self::asked(runtime, stream, slot)?.wait(runtime, stream, slot, bytes, known),
             },
             Self::Answer(waiter, number) => runtime.session.wait_for(&waiter, bytes).map(|()| number),
         }

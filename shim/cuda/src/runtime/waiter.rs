@@ -1,4 +1,4 @@
-//! A caller that waits for an answer: it spins, then sleeps.
+//! A caller that waits for an answer: it spins ([`spin_until`]), then sleeps.
 
 use std::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -69,9 +69,8 @@ impl Waiter {
         self.ready.load(Acquire)
     }
 
-    /// The answer. `spin`: how long threads spin here ([`spin_until`]).
-    pub(crate) fn wait(&self, spin: Duration) -> (CUresult, Vec<u8>) {
-        spin_until(spin, || self.is_ready());
+    /// The answer, slept for.
+    pub(crate) fn wait(&self) -> (CUresult, Vec<u8>) {
         let mut answer = lock(&self.answer);
         loop {
             if let Some(value) = answer.value.take() {
