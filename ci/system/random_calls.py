@@ -148,7 +148,10 @@ class Program:
         self.behind = [[0] * len(self.streams) for _ in self.streams]
         # The same for the legacy stream, when it was last given something.
         self.barrier = [0] * len(self.streams)
-        self.events = [[self.make_event(), None] for _ in range(4)]
+        # How much of each is known to be finished.
+        self.done = [0] * len(self.streams)
+        # Each with what is finished when it is reached, and what must be for that.
+        self.events = [[self.make_event(), None, None] for _ in range(6)]
         self.memories = []
         for _ in range(5):
             self.allocate(DEVICE_KIND)
@@ -247,9 +250,16 @@ class Program:
 
     def record(self, event, stream):
         call("cuEventRecord", event[0], self.streams[stream])
+        # It comes behind what comes before it, but puts nothing else there.
+        before = self.before(stream)
+        self.given[stream] += 1
         event[1] = self.past(stream)
+        # On the legacy stream it may wait for others; and with company, others on the legacy stream for more than is known.
+        waits = stream == LEGACY or (self.has_company and self.is_blocking[stream])
+        event[2] = None if waits else later(before, event[1])
 
     def finished(self, past):
+        self.done = later(self.done, past)
         for memory in [*self.memories, self.uses_of_counter]:
             memory.uses = [use for use in memory.uses if use[1] > past[use[0]]]
         self.behind = [later(behind, past) for behind in self.behind]
@@ -442,6 +452,13 @@ class Program:
         self.finished(event[1])
         self.see("event", driver.code_of(call, "cuEventQuery", event[0]))
 
+    def do_know(self):
+        """An event must be reached that comes before what the program has waited for, in whatever way."""
+        known = [event for event in self.events if event[2] and later(event[2], self.done) == self.done]
+        if known:
+            event = self.random.choice(known)
+            self.see("known", driver.code_of(call, "cuEventQuery", event[0]))
+
     def do_replace(self):
         """Frees a buffer, and makes another: what the old one held must stay out of the new one's way."""
         memory = self.random.choice(self.memories)
@@ -556,7 +573,7 @@ class Program:
             call("cuGraphExecDestroy", graph[0])
 
     CALLS = [(do_memset, 6), (do_copy_in, 12), (do_copy_out, 12), (do_copy_within, 6), (do_copy_rect, 6), (do_churn, 12),
-             (do_number, 8), (do_host_function, 2), (do_look, 6), (do_write, 6), (do_synchronize, 5), (do_event, 6),
+             (do_number, 8), (do_host_function, 2), (do_look, 6), (do_write, 6), (do_synchronize, 5), (do_event, 6), (do_know, 6),
              (do_replace, 3), (do_ask, 2), (do_misuse, 2), (do_capture, 2), (do_replay, 6)]
 
     def run(self, calls):

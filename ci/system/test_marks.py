@@ -417,6 +417,69 @@ for times in range(100):
 """, env=SPINS)
 
 
+def test_an_event_that_is_reached_by_another_way_says_nothing_of_the_stream_it_was_recorded_on(server):
+    """A graph records it as well; and another thread may, while it is asked for."""
+    run(server.local, HEAD + """
+import sys, threading
+sys.setswitchinterval(1e-5)
+word, held, free, event = driver.pinned(4), driver.stream(), driver.stream(), driver.event()
+graph, node, replay = c_void_p(), c_void_p(), c_void_p()
+driver.call("cuGraphCreate", byref(graph), 0)
+driver.call("cuGraphAddEventRecordNode", byref(node), graph, None, c_size_t(0), event)
+driver.call("cuGraphInstantiateWithFlags", byref(replay), graph, c_uint64(0))
+def record():
+    driver.call("cuCtxSetCurrent", context)
+    driver.call("cuEventRecord", event, free)
+for times in range(300):
+    ctypes.memset(word, 0, 4)
+    driver.call("cuStreamWaitValue32_v2", held, c_uint64(ctypes.addressof(word)), c_uint(1), 0)
+    driver.call("cuEventRecord", event, held)
+    driver.code_of(driver.call, "cuEventQuery", event)
+    count()
+    if times % 3 == 0:
+        driver.call("cuGraphLaunch", replay, free)
+        driver.synchronize(free)
+        driver.code_of(driver.call, "cuEventQuery", event)
+    else:
+        thread = threading.Thread(target=record)
+        thread.start()
+        while driver.code_of(driver.call, "cuEventQuery", event):
+            pass
+        thread.join()
+    assert driver.code_of(driver.call, "cuStreamQuery", held) == driver.NOT_READY, times
+    ctypes.memmove(word, (1).to_bytes(4, "little"), 4)
+    driver.synchronize(held)
+""", env=SPINS)
+
+
+def test_what_another_context_comes_behind_is_known_to_be_finished(server):
+    """After a synchronisation of all of it, and after one of an event that many come before."""
+    for link in server.local, server.address:
+        run(link, HEAD + """
+import sys
+others = [(driver.stream(), driver.event()) for _ in range(24)]
+behind = c_void_p()
+driver.call("cuCtxCreate_v2", byref(behind), 0, 0)
+last, end, there = driver.stream(), driver.event(), driver.alloc(size)
+for times in range(200):
+    driver.call("cuCtxSetCurrent", context)
+    for on, event in others:
+        driver.call("cuMemsetD8Async", c_uint64(memory), 0, c_size_t(64), on)
+        driver.call("cuEventRecord", event, on)
+    driver.call("cuCtxSetCurrent", behind)
+    for _, event in others:
+        driver.call("cuStreamWaitEvent", last, event, 0)
+    driver.call("cuMemsetD8Async", c_uint64(there), 0, c_size_t(64), last)
+    if times % 2:
+        driver.call("cuCtxSynchronize")
+    else:
+        driver.call("cuEventRecord", end, last)
+        driver.call("cuEventSynchronize", end)
+    for _, event in others:
+        driver.call("cuEventQuery", event)
+""", env=SPINS)
+
+
 def test_an_event_that_is_not_reached_is_asked_for_once_after_a_synchronisation(server):
     """Not at each query: one that polls for it would ask each time."""
     client = run(server.local, HEAD + """

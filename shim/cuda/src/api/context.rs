@@ -304,6 +304,7 @@ fn synchronize(runtime: &Runtime, context: &runtime::objects::Context) -> Result
     if !context.is_known_finished() {
         let (number, _, _) =
             runtime.session.call_numbered(&CtxSynchronize { context: context.handle }, &[])?;
+        runtime.session.tells_of_all(number);
         context.done.fetch_max(number, std::sync::atomic::Ordering::Release);
     }
     context.report()

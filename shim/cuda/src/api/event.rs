@@ -13,7 +13,7 @@ use crate::abi::result::{
 };
 use crate::abi::types::{CUevent, CUresult, CUstream};
 use crate::runtime::handles::{self, Object};
-use crate::runtime::objects::{DISABLE_TIMING, Elapsed, Event, Stream};
+use crate::runtime::objects::{DISABLE_TIMING, Elapsed, Event, Stream, waits_are_forgotten};
 use crate::runtime::pending::Pending;
 use crate::runtime::session::lock;
 use crate::runtime::stats::{self, counter};
@@ -164,6 +164,7 @@ pub unsafe extern "C" fn cuEventQuery(event: CUevent) -> CUresult {
         // Nearly always there is nothing to ask for, and nothing to keep.
         let known = |event: &Event| event.is_asked_for_and_reached().then(|| event.outcome());
         if !runtime.captures.any()
+            && !waits_are_forgotten()
             && let Some(outcome) = handles::look_at_event(event, known)?
         {
             return outcome;
@@ -179,8 +180,17 @@ pub unsafe extern "C" fn cuEventQuery(event: CUevent) -> CUresult {
                 return Err(unreached(runtime, &event));
             }
         }
+        tell(runtime, &event);
         event.outcome()
     })
+}
+
+/// The program is about to be told that an event is reached, and so that what it comes behind is. That the server has told
+/// of, or it is known here, unless it has been forgotten.
+fn tell(runtime: &Runtime, event: &Event) {
+    if waits_are_forgotten() {
+        runtime.session.tells_of_all(event.recorded.load(Relaxed));
+    }
 }
 
 /// Why an event is not reached.
@@ -201,6 +211,7 @@ pub unsafe extern "C" fn cuEventSynchronize(event: CUevent) -> CUresult {
         refuse_captured(runtime, &event)?;
         ask(runtime, &event)?;
         if event.is_reached() {
+            tell(runtime, &event);
             return event.outcome();
         }
         let since = Instant::now();
@@ -220,6 +231,7 @@ pub unsafe extern "C" fn cuEventSynchronize(event: CUevent) -> CUresult {
         }
         drop(state);
         stats::waited(since, 0);
+        tell(runtime, &event);
         event.outcome()?;
         event.context.report()
     })

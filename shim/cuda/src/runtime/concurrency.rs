@@ -48,6 +48,11 @@ impl Session {
         }
     }
 
+    /// Whether the program has used several streams.
+    pub(super) fn has_several_streams(&self) -> bool {
+        self.concurrency.loud.load(Relaxed)
+    }
+
     /// A stream is made. When this returns the second one may be used.
     pub(crate) fn add_stream(&self, stream: &Arc<Stream>) {
         stream.context.add(stream);

@@ -337,7 +337,7 @@ fn receive<R: fusewire_wire::ops::AsyncRecord>(
     match waiter {
         Some(waiter) => {
             let last = stream.last.load(Relaxed);
-            runtime.session.wait_for(&waiter, bytes).inspect(|()| runtime.session.tells(last))
+            runtime.session.wait_for(&waiter, bytes).inspect(|()| runtime.session.tells(stream, last))
         }
         None => {
             stats::awaits(bytes);
@@ -392,7 +392,7 @@ fn wait_for(runtime: &Runtime, stream: &Arc<Stream>) -> Result<(), CUresult> {
         Some(number) => number,
         None => runtime.session.call_numbered(&StreamSynchronize { stream: stream.handle }, &[])?.0,
     };
-    runtime.session.tells(number);
+    runtime.session.tells(stream, number);
     runtime.session.finished(stream, number);
     Ok(())
 }

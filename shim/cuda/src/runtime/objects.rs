@@ -198,6 +198,15 @@ pub(crate) struct Stream {
 /// ([`Session::ask_again`](super::session::Session::ask_again)).
 const BEHIND: usize = 16;
 
+/// A stream's wait for another has been forgotten, that was not known to be over.
+static FORGOTTEN: AtomicBool = AtomicBool::new(false);
+
+/// Whether streams may come behind events of which it is not kept that they do.
+#[inline]
+pub(crate) fn waits_are_forgotten() -> bool {
+    FORGOTTEN.load(Relaxed)
+}
+
 /// Operation `wait` of a stream comes behind operation `record` of another.
 struct Behind {
     wait: u64,
@@ -265,6 +274,11 @@ impl Stream {
         by(&self.waited) || by_legacy()
     }
 
+    /// Whether the stream may ever have come behind another one.
+    pub(super) fn may_come_behind_others(&self) -> bool {
+        self.blocks_with_legacy() || self.waited.load(Relaxed) != 0
+    }
+
     pub(crate) fn blocks_with_legacy(&self) -> bool {
         self.flags & NON_BLOCKING == 0
     }
@@ -293,6 +307,7 @@ impl Stream {
         }
         if behind.len() >= BEHIND {
             behind.pop_front();
+            FORGOTTEN.store(true, Relaxed);
         }
         behind.push_back(Behind { wait, other: Arc::downgrade(other), record });
         self.is_behind.store(true, Release);

@@ -5,7 +5,6 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
-use crate::abi::result::CUDA_SUCCESS;
 use crate::abi::types::CUresult;
 
 use super::copy_out::CopyOut;
@@ -124,21 +123,16 @@ impl Deref for Table {
     }
 }
 
-/// A silent record of an event, and its stream, for which the server was asked.
+/// A silent record of an event for which the server was asked.
 pub(crate) struct Asked {
     pub(crate) event: Arc<Event>,
-    pub(crate) stream: Option<Arc<Stream>>,
     pub(crate) record: u64,
 }
 
 impl Asked {
-    /// What the server, or the end of the session, has said of it.
+    /// What the server, or the end of the session, has said of it. Of the stream that says nothing: the event may have
+    /// been recorded again since, by a graph too, or have been reached before what it is part of is finished.
     pub(crate) fn answered(&self, status: CUresult) {
-        if status == CUDA_SUCCESS
-            && let Some(stream) = &self.stream
-        {
-            stream.finished(self.record);
-        }
         self.event.reach(self.record, status);
     }
 }

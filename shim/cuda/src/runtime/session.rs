@@ -276,9 +276,22 @@ impl Session {
     }
 
     /// A caller has waited for a stream, which is finished up to operation `number`, and is about to be told so.
-    pub(super) fn tells(&self, number: u64) {
+    pub(super) fn tells(&self, stream: &Stream, number: u64) {
+        if self.has_several_streams() && (stream.may_come_behind_others() || self.has_words()) {
+            self.tells_of_all(number);
+        }
+    }
+
+    /// The same, of an event or of streams that may come behind any.
+    pub(crate) fn tells_of_all(&self, number: u64) {
+        // Behind a word comes what was given to the stream that writes it, however late.
+        let number = if self.has_words() { u64::MAX } else { number };
         self.told.fetch_max(number, Release);
         self.tellings.fetch_add(1, Release);
+    }
+
+    fn has_words(&self) -> bool {
+        self.words.load(Relaxed)
     }
 
     /// Whether operation `number`, which is not known to be finished, may be all the same: what the program has been
@@ -302,14 +315,13 @@ impl Session {
         let record = event.recorded.load(Acquire);
         let Some(tellings) = self.may_be_finished(record, &event.asked_again) else { return Ok(()) };
         let state = lock(&event.state);
-        let (stream, capture) = (state.stream.clone(), state.capture);
+        let capture = state.capture;
         drop(state);
-        // Of an event that is recorded meanwhile on another stream nothing is said.
-        if capture != 0 || event.recorded.load(Acquire) != record {
+        if capture != 0 {
             return Ok(());
         }
         match self.call(&EventQuery { event: event.handle, watch: 0, reserved: 0 }, &[]) {
-            Ok(_) => Asked { event: event.clone(), stream, record }.answered(CUDA_SUCCESS),
+            Ok(_) => event.reach(record, CUDA_SUCCESS),
             Err(CUDA_ERROR_NOT_READY) => _ = event.asked_again.fetch_max(tellings, Release),
             Err(code) => return Err(code),
         }
@@ -474,8 +486,8 @@ impl Session {
         self.body(&waiter, since).inspect_err(|_| _ = stream.asked.fetch_max(tellings, Release))?;
         // Else it is the legacy stream, whose own work may be finished before that of the streams that block with
         // it.
+        self.tells(stream, number);
         if watch.get() {
-            self.tells(number);
             self.finished(stream, number);
         }
         Ok(())
@@ -552,10 +564,8 @@ impl Session {
         if event.is_reached() {
             return Ok(());
         }
-        let asked = || {
-            let stream = lock(&event.state).stream.clone();
-            Asked { event: event.clone(), stream, record }
-        };
+        let asked = || Asked { event: event.clone(), record };
+        let tellings = self.tellings.load(Acquire);
         let since = Instant::now();
         let waiter = Waiter::new();
         let pending = Pending::EventQuery(waiter.clone(), asked());
@@ -564,7 +574,9 @@ impl Session {
             .and_then(|()| self.publish(&watched, &[], |_, _| Some(pending)))
             // Others may wait for it, too.
             .inspect_err(|code| asked().answered(*code))?;
-        self.body(&waiter, since).map(drop)
+        self.body(&waiter, since)
+            .map(drop)
+            .inspect_err(|_| _ = event.asked_again.fetch_max(tellings, Release))
     }
 
     /// Waits for the answer to what was published at `since`, and gives what came with it.

@@ -196,7 +196,7 @@ pub(crate) unsafe fn copy_out(
     }
     result?;
     if next == bytes {
-        runtime.session.tells(last);
+        runtime.session.tells(stream, last);
         runtime.session.finished(stream, last);
     }
     // A copy that the server refused was said so before its slot was passed.
