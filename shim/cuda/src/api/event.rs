@@ -15,7 +15,7 @@ use crate::abi::types::{CUevent, CUresult, CUstream};
 use crate::runtime::handles::{self, Object};
 use crate::runtime::objects::{DISABLE_TIMING, Elapsed, Event, Stream, waits_are_forgotten};
 use crate::runtime::pending::Pending;
-use crate::runtime::session::lock;
+use crate::runtime::session::{is_news, lock};
 use crate::runtime::stats::{self, counter};
 use crate::runtime::{self, Runtime, current};
 
@@ -188,8 +188,9 @@ pub unsafe extern "C" fn cuEventQuery(event: CUevent) -> CUresult {
 /// The program is about to be told that an event is reached, and so that what it comes behind is. That the server has told
 /// of, or it is known here, unless it has been forgotten.
 fn tell(runtime: &Runtime, event: &Event) {
-    if waits_are_forgotten() {
-        runtime.session.tells_of_all(event.recorded.load(Relaxed));
+    let recorded = event.recorded.load(Relaxed);
+    if waits_are_forgotten() && is_news(&event.told, recorded) {
+        runtime.session.tells_of_all(recorded);
     }
 }
 

@@ -92,6 +92,7 @@ pub unsafe extern "C" fn cuStreamQuery(stream: CUstream) -> CUresult {
         runtime.session.check()?;
         // Before it is looked what is finished: what is owed is work on its stream.
         runtime.session.bring_back()?;
+        let last = stream.last.load(Relaxed);
         // First: what is watched may end between the two looks.
         let watched = stream.is_watched() && !runtime.session.may_be_finished_by_now(&stream);
         if !stream.is_known_finished() {
@@ -100,6 +101,8 @@ pub unsafe extern "C" fn cuStreamQuery(stream: CUstream) -> CUresult {
                 return Err(CUDA_ERROR_NOT_READY);
             }
             runtime.session.query(&stream)?;
+        } else {
+            runtime.session.tells(&stream, last);
         }
         stream.context.report()
     })

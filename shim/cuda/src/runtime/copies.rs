@@ -380,7 +380,11 @@ pub(crate) fn synchronize(runtime: &Runtime, stream: &Arc<Stream>) -> Result<(),
     runtime.session.check()?;
     // Before it is looked what is finished: what is owed is work on its stream.
     runtime.session.bring_back()?;
-    if !stream.is_known_finished() {
+    // What comes meanwhile is another caller's.
+    let last = stream.last.load(Relaxed);
+    if stream.is_known_finished() {
+        runtime.session.tells(stream, last);
+    } else {
         wait_for(runtime, stream)?;
     }
     stream.context.report()

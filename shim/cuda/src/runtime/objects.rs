@@ -187,6 +187,8 @@ pub(crate) struct Stream {
     is_behind: AtomicBool,
     /// Number of the last query that found the stream busy. The server says when what was there then is finished.
     pub(crate) watched: AtomicU64,
+    /// Number of the last operation that the program has been told is finished.
+    pub(super) told: AtomicU64,
     /// How often the program had been told of finished streams when it was last asked whether this one is busy.
     pub(super) asked: AtomicU64,
     /// The capture the stream takes part in; 0 when none.
@@ -198,7 +200,7 @@ pub(crate) struct Stream {
 /// ([`Session::ask_again`](super::session::Session::ask_again)).
 const BEHIND: usize = 16;
 
-/// A stream's wait for another has been forgotten, that was not known to be over.
+/// A stream's wait for another, that was not known to be over, has been forgotten or not followed up.
 static FORGOTTEN: AtomicBool = AtomicBool::new(false);
 
 /// Whether streams may come behind events of which it is not kept that they do.
@@ -244,6 +246,7 @@ impl Stream {
             behind: Mutex::default(),
             is_behind: AtomicBool::new(false),
             watched: AtomicU64::new(0),
+            told: AtomicU64::new(0),
             asked: AtomicU64::new(0),
             capture: AtomicU64::new(0),
             attributes: Mutex::new(HashMap::new()),
@@ -272,6 +275,13 @@ impl Stream {
             }
         };
         by(&self.waited) || by_legacy()
+    }
+
+    /// The stream is finished for a part, and what that comes behind is not followed up.
+    pub(super) fn forgets_others(&self) {
+        if self.is_behind.load(Acquire) {
+            FORGOTTEN.store(true, Relaxed);
+        }
     }
 
     /// Whether the stream may ever have come behind another one.
@@ -419,6 +429,8 @@ pub(crate) struct Event {
     records: AtomicU32,
     /// The program has asked whether it is reached, once at least.
     asked: AtomicBool,
+    /// Number of the last record that the program has been told is reached, where that matters.
+    pub(crate) told: AtomicU64,
     /// Number of the last record, if the server says nothing of it and has not been asked.
     silent: AtomicU64,
     /// How often the program had been told of finished streams when the server was last asked for what it would have
@@ -467,6 +479,7 @@ impl Event {
             status: AtomicU32::new(CUDA_SUCCESS),
             records: AtomicU32::new(0),
             asked: AtomicBool::new(false),
+            told: AtomicU64::new(0),
             silent: AtomicU64::new(0),
             asked_again: AtomicU64::new(0),
         }

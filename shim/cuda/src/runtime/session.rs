@@ -110,6 +110,12 @@ const BEGIN_LIMIT: Duration = Duration::from_micros(20);
 /// Bytes published and not yet acknowledged, above which callers wait.
 const WINDOW: usize = 32 << 20;
 
+/// Raises what was told last. Gives whether that is new.
+#[inline]
+pub(crate) fn is_news(told: &AtomicU64, number: u64) -> bool {
+    told.load(Relaxed) < number && told.fetch_max(number, Relaxed) < number
+}
+
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -275,9 +281,10 @@ impl Session {
         Ok(is_clear.get().then_some(number))
     }
 
-    /// A caller has waited for a stream, which is finished up to operation `number`, and is about to be told so.
-    pub(super) fn tells(&self, stream: &Stream, number: u64) {
-        if self.has_several_streams() && (stream.may_come_behind_others() || self.has_words()) {
+    /// The program is about to be told that a stream is finished up to operation `number`; if it has not been.
+    pub(crate) fn tells(&self, stream: &Stream, number: u64) {
+        let may_say_more = || stream.may_come_behind_others() || self.has_words();
+        if self.has_several_streams() && may_say_more() && is_news(&stream.told, number) {
             self.tells_of_all(number);
         }
     }
@@ -628,6 +635,7 @@ impl Session {
     pub(super) fn finished(&self, stream: &Stream, number: u64) {
         if self.counts.any_copies_out() {
             stream.finished(number);
+            stream.forgets_others();
         } else {
             stream.finished_with_others(number);
         }
