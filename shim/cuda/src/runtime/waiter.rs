@@ -8,8 +8,7 @@ use crate::abi::types::CUresult;
 
 use super::session::lock;
 
-/// How much longer a caller spins than threads that have nothing to wait for, letting others have the core. To be woken
-/// costs a good part of what a copy of some megabytes takes.
+/// How much longer a caller spins than threads that have nothing to wait for, letting others have the core.
 pub(super) const LONGER: u32 = 20;
 
 /// Spins until `done`, for a while. `spin`: how long threads spin here; 0: not at all. Gives whether it came to that.
