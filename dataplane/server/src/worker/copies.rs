@@ -227,7 +227,7 @@ impl Gpu {
         let (id, raw) = self.stream(record.stream)?;
         let left = record.bytes - offset;
         let chunk_bytes = chunk_bytes(record.bytes, self.pinned.plan().slot_bytes);
-        let slots = self.lanes.next_slots(self.together_out(record.bytes, offset, chunk_bytes));
+        let slots = self.lanes.next_slots(self.together_out(record.bytes, left, chunk_bytes));
         let bytes = left.min(slots.len() as u64 * chunk_bytes);
         self.count(id, 1 + slots.len() as u32)?;
         let destination = self.await_slots(raw, slots.clone())?;
@@ -249,15 +249,15 @@ impl Gpu {
         Ok(bytes)
     }
 
-    /// How many slots are filled by one copy, where the whole is of so many bytes, of which some have been enqueued: few
-    /// enough that all lanes have something to send before long, and the first of them at once.
-    fn together_out(&self, whole: u64, enqueued: u64, chunk_bytes: u64) -> u32 {
+    /// How many slots are filled by one copy, where the whole is of so many bytes, of which some are left: few enough
+    /// that all lanes have something to send before long.
+    fn together_out(&self, whole: u64, left: u64, chunk_bytes: u64) -> u32 {
         let plan = self.pinned.plan();
         if chunk_bytes != u64::from(plan.slot_bytes) {
             return 1;
         }
         let share = whole / MAX_LANES as u64;
-        let most = share.min(TOGETHER_OUT).min(whole - enqueued).min(enqueued) / chunk_bytes;
+        let most = share.min(TOGETHER_OUT).min(left) / chunk_bytes;
         u32::try_from(most).unwrap_or(u32::MAX).min(plan.d2h_slots / FEWEST_ROUNDS).max(1)
     }
 
