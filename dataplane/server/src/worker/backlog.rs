@@ -29,7 +29,7 @@ use super::streams::StreamId;
 /// Entries that are kept on the GPU's queues at most, all streams together.
 pub(super) const QUEUE: u32 = 900;
 /// A ticket at least every so many entries, so that it is known how many are left.
-pub(super) const TICKET_EVERY: u32 = 64;
+pub(super) const TICKET_EVERY: u32 = 300;
 /// How long full queues are trusted to become shorter by themselves: what has tickets may stand behind what waits for
 /// records that are kept.
 const STANDSTILL: Duration = Duration::from_millis(20);
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn full_queues_get_no_ticket_for_each_entry_that_becomes_free() {
-        // One stream: a ticket every 64 entries, and the GPU always at the first of them.
+        // One stream: a ticket every 300 entries, and the GPU always at the first of them.
         assert!(frees_itself(QUEUE, TICKET_EVERY - 1));
         // Many streams with a few entries each, none of which has had its ticket.
         assert!(!frees_itself(QUEUE, QUEUE));
