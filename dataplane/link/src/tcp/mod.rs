@@ -21,6 +21,7 @@ mod bulk_ring;
 pub(crate) mod chunks;
 mod command_poll;
 mod command_ring;
+mod congestion;
 mod receive_buffers;
 mod socket;
 

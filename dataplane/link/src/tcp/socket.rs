@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::io::Read;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
+use super::congestion;
 use crate::bulk::{Delivery, Outbox};
 use crate::error::LinkError;
 use crate::ring::Owner;
@@ -54,6 +55,7 @@ impl Socket {
             .with_interval(Duration::from_secs(5))
             .with_retries(3);
         let _ = socket.set_tcp_keepalive(&keepalive);
+        congestion::choose(fd.as_fd());
         let there = socket.peer_addr().ok().and_then(|address| address.as_socket());
         let here = socket.local_addr().ok().and_then(|address| address.as_socket());
         let same_host = match (here, there) {
