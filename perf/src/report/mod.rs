@@ -1,6 +1,7 @@
 //! What is made of results. Nothing here measures.
 
 pub(crate) mod merge;
+mod order;
 pub(crate) mod plot;
 pub(crate) mod table;
 
@@ -9,9 +10,11 @@ use std::path::PathBuf;
 use crate::error::Result;
 use crate::result::{Figure, File};
 
-/// Results, joined as `merge` does.
+/// Results, joined as `merge` does, in the order in which they are shown.
 fn load(paths: &[PathBuf]) -> Result<File> {
-    File::merge(paths.iter().map(|path| File::load(path)).collect::<Result<Vec<File>>>()?)
+    let mut file = File::merge(paths.iter().map(|path| File::load(path)).collect::<Result<Vec<File>>>()?)?;
+    order::sort(&mut file.figures);
+    Ok(file)
 }
 
 /// The different values of something, in the order in which they come.

@@ -1,0 +1,105 @@
+//! The order in which results are shown: by what they are, not by when they came.
+
+use std::cmp::Ordering;
+
+use crate::result::Figure;
+use crate::rig::link;
+
+/// Puts the figures of each suite into order: cases as a reader counts (2 before 32, 64K before 1M), links as they are
+/// listed everywhere. Suites stay as they came, and so do the cases of `latency`, from the simplest call on.
+pub(super) fn sort(figures: &mut [Figure]) {
+    let suites = seen(figures, |figure| &figure.suite);
+    let calls = seen(figures, |figure| &figure.case);
+    let place = |of: &[String], name: &str| of.iter().position(|seen| seen == name);
+    let link =
+        |figure: &Figure| link::ALL.iter().position(|link| link.name == figure.link).unwrap_or(usize::MAX);
+    figures.sort_by(|a, b| {
+        let cases = match a.suite.as_str() {
+            "latency" => place(&calls, &a.case).cmp(&place(&calls, &b.case)),
+            _ => cases(&a.case, &b.case),
+        };
+        place(&suites, &a.suite).cmp(&place(&suites, &b.suite)).then(cases).then(link(a).cmp(&link(b)))
+    });
+}
+
+/// Names, in the order in which they come.
+fn seen(figures: &[Figure], of: impl Fn(&Figure) -> &String) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    for name in figures.iter().map(of) {
+        if !found.contains(name) {
+            found.push(name.clone());
+        }
+    }
+    found
+}
+
+/// Two cases, word by word.
+fn cases(a: &str, b: &str) -> Ordering {
+    let (mut a, mut b) = (a.split(' '), b.split(' '));
+    loop {
+        let order = match (a.next(), b.next()) {
+            (None, None) => return Ordering::Equal,
+            (None, _) => Ordering::Less,
+            (_, None) => Ordering::Greater,
+            (Some(a), Some(b)) => match (number(a), number(b)) {
+                (Some(a), Some(b)) => a.cmp(&b),
+                _ => a.cmp(b),
+            },
+        };
+        if order.is_ne() {
+            return order;
+        }
+    }
+}
+
+/// A number, such as `32`, `64K` or `x16`.
+fn number(word: &str) -> Option<u64> {
+    let word = word.strip_prefix('x').unwrap_or(word).trim_end_matches(',');
+    let units = [("K", 10), ("M", 20), ("G", 30)];
+    let found = units.iter().find_map(|(unit, shift)| word.strip_suffix(unit).map(|rest| (rest, *shift)));
+    let (digits, shift) = found.unwrap_or((word, 0));
+    digits.parse::<u32>().ok().map(|number| u64::from(number) << shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::result::Side;
+
+    #[test]
+    fn cases_come_as_a_reader_counts() {
+        let mut names = ["b 32", "b 2 item", "b 128", "b 2", "a 1M", "a 64K", "a 4K", "c 8 x16", "c 8 x4"];
+        names.sort_by(|a, b| cases(a, b));
+        assert_eq!(names, ["a 4K", "a 64K", "a 1M", "b 2", "b 2 item", "b 32", "b 128", "c 8 x4", "c 8 x16"]);
+    }
+
+    #[test]
+    fn suites_and_calls_stay_as_they_came_and_links_do_not() {
+        let figure = |suite: &str, case: &str, link: &str| Figure {
+            run: 0,
+            suite: suite.into(),
+            case: case.into(),
+            link: link.into(),
+            unit: "ms".into(),
+            larger_is_better: false,
+            native: Side::of(vec![1.0], Value::Null),
+            remote: Side::of(vec![1.0], Value::Null),
+            ratio: None,
+            about: Default::default(),
+        };
+        let mut figures = [
+            figure("train", "a 128", "100g"),
+            figure("latency", "launch", "tcp"),
+            figure("train", "a 2", "shm"),
+            figure("train", "a 128", "shm"),
+            figure("latency", "clock", "shm"),
+            figure("latency", "launch", "shm"),
+        ];
+        sort(&mut figures);
+        let shown: Vec<String> =
+            figures.iter().map(|figure| format!("{} {}", figure.case, figure.link)).collect();
+        assert_eq!(shown, ["a 2 shm", "a 128 shm", "a 128 100g", "launch shm", "launch tcp", "clock shm"]);
+    }
+}
