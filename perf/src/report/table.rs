@@ -175,7 +175,11 @@ fn plain_tcp(name: &str, found: &Value) -> Option<String> {
     let link = name.strip_prefix("line_")?;
     let round_trip = short(found.get("round_trip_us")?.get("p50")?.as_f64()?);
     let goodput = short(found.get("gbit_four_streams")?.as_f64()?);
-    Some(format!(" Plain TCP over {link}: round trip {round_trip} us, {goodput} Gbit/s with four streams."))
+    let control = found.get("congestion_control").and_then(Value::as_str).filter(|name| !name.is_empty());
+    let control = control.map(|name| format!(" ({name})")).unwrap_or_default();
+    Some(format!(
+        " Plain TCP{control} over {link}: round trip {round_trip} us, {goodput} Gbit/s with four streams."
+    ))
 }
 
 #[cfg(test)]
@@ -253,6 +257,8 @@ mod tests {
         let text = plain_tcp("line_10g", &found).unwrap();
         assert_eq!(text, " Plain TCP over 10g: round trip 25.04 us, 9.900 Gbit/s with four streams.");
         assert_eq!(plain_tcp("torch", &found), None);
+        let found = json!({ "round_trip_us": { "p50": 25.0 }, "gbit_four_streams": 9.9, "congestion_control": "bbr" });
+        assert!(plain_tcp("line_10g", &found).unwrap().starts_with(" Plain TCP (bbr) over 10g: "));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What a network link gives to plain TCP, without Fusewire: its round trip and its goodput, so that a result
 //! says what there was to be had.
 
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::thread;
@@ -47,7 +48,14 @@ pub(crate) fn measure(shaped: Option<&Shaped>) -> Result<Value> {
         let pairs = (0..streams).map(|_| pair()).collect::<Result<Vec<_>>>()?;
         flood(pairs).failed(tried)
     };
+    // Of the sender's namespace, as everything under /proc/sys/net.
+    let name = || Ok(fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap_or_default());
+    let congestion_control = match shaped {
+        Some(shaped) => shaped.client.within(name)?,
+        None => name()?,
+    };
     Ok(json!({
+        "congestion_control": congestion_control.trim(),
         "round_trip_us": { "p50": round_trip.median, "min": round_trip.min },
         "gbit_one_stream": goodput(1)?,
         "gbit_four_streams": goodput(STREAMS)?,

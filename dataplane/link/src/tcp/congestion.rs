@@ -6,9 +6,12 @@
 //! (draft-ietf-ccwg-bbr, ProbeRTT), however short that is.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use socket2::SockRef;
+
+use crate::ring::note_once;
 
 /// Overrules the choice made here: a name of the kernel's, or `host`.
 const VARIABLE: &str = "FUSEWIRE_CONGESTION";
@@ -24,8 +27,17 @@ pub(super) fn choose(fd: BorrowedFd<'_>) {
     let Ok(now) = socket.tcp_congestion() else { return };
     let now = now.split(|byte| *byte == 0).next().unwrap_or_default();
     let wanted = std::env::var(VARIABLE).unwrap_or_default();
-    if let Some(name) = better(&wanted, now, round_trip(fd)) {
-        let _ = socket.set_tcp_congestion(name.as_bytes());
+    let Some(name) = better(&wanted, now, round_trip(fd)) else { return };
+    if let Err(error) = socket.set_tcp_congestion(name.as_bytes()) {
+        static SAID: AtomicBool = AtomicBool::new(false);
+        let now = String::from_utf8_lossy(now);
+        note_once(
+            &SAID,
+            format_args!(
+                "the kernel refuses the congestion control {name:?} ({error}); connections keep {now}. \
+                 /proc/sys/net/ipv4/tcp_allowed_congestion_control lists what there is"
+            ),
+        );
     }
 }
 
