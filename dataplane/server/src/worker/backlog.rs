@@ -28,8 +28,11 @@ use super::streams::StreamId;
 
 /// Entries that are kept on the GPU's queues at most, all streams together.
 pub(super) const QUEUE: u32 = 900;
-/// A ticket at least every so many entries, so that it is known how many are left.
-pub(super) const TICKET_EVERY: u32 = 300;
+/// A ticket at least every so many entries, all streams together, so that it is known how many are left: seldom, since
+/// each holds the GPU up, and often enough that most of a full queue is under way when one is reached.
+const TICKET_EVERY: u32 = 300;
+/// Entries of a stream that are worth a ticket, where several streams share the queues.
+const WORTH_A_TICKET: u32 = 64;
 /// How long full queues are trusted to become shorter by themselves: what has tickets may stand behind what waits for
 /// records that are kept.
 const STANDSTILL: Duration = Duration::from_millis(20);
@@ -127,7 +130,13 @@ impl Kept {
 
 /// Whether queues with so many entries will become shorter, seeing how many have no ticket behind them.
 fn frees_itself(queued: u32, unticketed: u32) -> bool {
-    queued.saturating_sub(unticketed) >= TICKET_EVERY
+    queued.saturating_sub(unticketed) >= WORTH_A_TICKET
+}
+
+/// Whether a stream gets a ticket that has so many entries without one, as have all streams together.
+#[inline]
+fn is_ticket_due(of_stream: u32, of_all: u32) -> bool {
+    of_all >= TICKET_EVERY && of_stream >= WORTH_A_TICKET
 }
 
 impl Gpu {
@@ -166,14 +175,21 @@ impl Gpu {
         if self.is_capturing(id) {
             return Ok(());
         }
-        if self.streams.get(id)?.unticketed >= TICKET_EVERY {
+        if is_ticket_due(self.streams.get(id)?.unticketed, self.unticketed) {
             self.after(id, super::streams::Then::Nothing)?;
         }
         let stream = self.streams.get_mut(id)?;
         stream.dirty = true;
         stream.unticketed += entries;
+        self.unticketed += entries;
         self.queued += entries;
         Ok(())
+    }
+
+    /// Entries of a stream that is over, or whose context is lost: no ticket will follow them.
+    pub(super) fn forget_unticketed(&mut self, entries: u32) {
+        self.unticketed = self.unticketed.saturating_sub(entries);
+        self.queued = self.queued.saturating_sub(entries);
     }
 
     /// Sees to it that the queues' becoming empty will be noticed.
@@ -181,14 +197,11 @@ impl Gpu {
     /// A ticket costs the GPU about what an empty kernel does. So where the queues are only full, those that are under
     /// way will do: were there one more for each few entries that become free, there would soon be one for each entry.
     pub(super) fn watch_queues(&mut self) {
-        let unticketed = self.streams.unticketed();
-        if self.queued >= QUEUE {
-            let entries = unticketed.iter().filter_map(|id| self.streams.get(*id).ok()).map(|s| s.unticketed);
-            if self.shortened.elapsed() < STANDSTILL && frees_itself(self.queued, entries.sum()) {
-                return;
-            }
+        let frees_itself = self.queued >= QUEUE && frees_itself(self.queued, self.unticketed);
+        if frees_itself && self.shortened.elapsed() < STANDSTILL {
+            return;
         }
-        for id in unticketed {
+        for id in self.streams.unticketed() {
             let Ok(context) = self.streams.get(id).map(|stream| stream.context) else { continue };
             if self.enter(context).is_ok() && !self.is_capturing(id) {
                 // On an error the context is lost, and its entries are not counted any more.
@@ -230,5 +243,36 @@ mod tests {
         // Many streams with a few entries each, none of which has had its ticket.
         assert!(!frees_itself(QUEUE, QUEUE));
         assert!(!frees_itself(QUEUE + 3, QUEUE));
+    }
+
+    /// Entries that streams in turn have when the queues are full, and how many of them no ticket follows.
+    fn filled(streams: usize) -> (u32, u32) {
+        let mut unticketed = vec![0_u32; streams];
+        let mut queued = 0;
+        for stream in (0..streams).cycle() {
+            if is_ticket_due(unticketed[stream], unticketed.iter().sum()) {
+                unticketed[stream] = 0;
+                queued += 1;
+            }
+            unticketed[stream] += 1;
+            queued += 1;
+            if queued >= QUEUE {
+                break;
+            }
+        }
+        (queued, unticketed.iter().sum())
+    }
+
+    #[test]
+    fn whoever_fills_the_queues_most_of_them_has_its_ticket_or_none_is_worth_one() {
+        for streams in 1..=64 {
+            let (queued, unticketed) = filled(streams);
+            let worth = unticketed <= TICKET_EVERY + streams as u32;
+            assert!(
+                worth || unticketed < streams as u32 * WORTH_A_TICKET,
+                "{streams}: {unticketed} of {queued}"
+            );
+        }
+        assert!(frees_itself(filled(1).0, filled(1).1) && frees_itself(filled(8).0, filled(8).1));
     }
 }

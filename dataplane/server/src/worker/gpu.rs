@@ -133,6 +133,8 @@ pub(super) struct Gpu {
 
     /// Entries on the GPU's queues that are not known to be finished.
     pub(super) queued: u32,
+    /// Those of them that no ticket follows.
+    pub(super) unticketed: u32,
     /// Completions that the client probably waits for: answers, and data for host memory.
     pub(super) awaited: u32,
     /// When the driver was last asked whether a context has met a fault.
@@ -192,6 +194,7 @@ impl Gpu {
             textures: FxHashMap::default(),
             surfaces: FxHashMap::default(),
             queued: 0,
+            unticketed: 0,
             awaited: 0,
             fault_check: Instant::now(),
             shortened: Instant::now(),
@@ -288,7 +291,8 @@ impl Gpu {
                 self.complete(id, pending, status);
             }
             if let Ok(stream) = self.streams.get_mut(id) {
-                self.queued = self.queued.saturating_sub(std::mem::take(&mut stream.unticketed));
+                let entries = std::mem::take(&mut stream.unticketed);
+                self.forget_unticketed(entries);
             }
         }
         self.give_watches_up(|watched| watched.context == context, status);

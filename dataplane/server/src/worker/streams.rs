@@ -308,7 +308,9 @@ impl Gpu {
         stream.issued = ticket;
         stream.unflushed = printed.is_none() && (stream.unflushed || stream.dirty);
         stream.dirty = false;
-        let entries = std::mem::take(&mut stream.unticketed) + 1;
+        let entries = std::mem::take(&mut stream.unticketed);
+        self.unticketed = self.unticketed.saturating_sub(entries);
+        let entries = entries + 1;
         self.awaited += u32::from(then.is_awaited());
         stream.pending.push_back(Pending { ticket, number: self.serving, entries, printed, then });
         self.queued += 1;
@@ -554,7 +556,7 @@ impl Gpu {
 
     fn bury(&mut self, id: StreamId) {
         let Some(stream) = self.streams.remove(id) else { return };
-        self.queued = self.queued.saturating_sub(stream.unticketed);
+        self.forget_unticketed(stream.unticketed);
         if stream.raw != LEGACY && self.enter(stream.context).is_ok() {
             // SAFETY: ours, and nothing names it any more.
             unsafe { self.d.cuStreamDestroy_v2(stream.raw) };
