@@ -19,6 +19,8 @@ const GENERAL_DECODE_RATE: f64 = 2e9;
 pub(super) const PALETTE_RATIO: f64 = 0.25;
 /// What the rate of a burst counts for, in the rate of a link.
 const BURST: f64 = 0.05;
+/// A measure is far off that is so many times the one before, or less than that part of it.
+const FAR_OFF: f64 = 3.0;
 /// Share of a measure that is forgotten with each chunk that is left alone.
 const FORGET: f64 = 0.005;
 /// Bytes after which the rate of a link says something.
@@ -31,9 +33,10 @@ const FEW_CORES: usize = 2;
 /// Share of the link's time that a codec may take from somebody for any gain.
 const LITTLE: f64 = 0.1;
 
-/// A measure in which the latest counts for a quarter.
+/// A measure in which the latest counts for a quarter. One that is far off counts as if it were not so far: a thread
+/// that lost its core for a moment, or a burst that some buffer took, must not be all that is known for long.
 fn mix(old: f64, new: f64) -> f64 {
-    0.75 * old + 0.25 * new
+    0.75 * old + 0.25 * new.clamp(old / FAR_OFF, old * FAR_OFF)
 }
 
 /// What a codec has made of some bytes.
@@ -127,9 +130,7 @@ impl Decision {
         }
         let mut due =
             Due { palette: self.palette_patience.is_over(), general: self.general_patience.is_over() };
-        if !due.any() {
-            return Due::NONE;
-        }
+        // Looked at before each chunk, or a pause would seem to be the link's.
         let Some(seen) = delivery() else { return Due::NONE };
         self.behind = seen.behind;
         if seen.rate != self.seen {
@@ -142,6 +143,9 @@ impl Decision {
                 Some(link) => Some(link + BURST * (cost - link).min(0.0)),
                 None => seen.is_limit.then_some(cost),
             };
+        }
+        if !due.any() {
+            return Due::NONE;
         }
         // What is not used is not measured either: what was is forgotten, and tried again one day.
         if !self.palette_pays() {
@@ -168,6 +172,12 @@ impl Decision {
             let gain = if codec < LITTLE * cost { GAIN } else { self.gain };
             alone + self.behind * behind_another < (1.0 - gain) * (1.0 + self.behind) * cost
         })
+    }
+
+    /// Whether the next chunk will be looked at.
+    #[cfg(test)]
+    pub(super) fn is_curious(&self) -> bool {
+        self.palette_patience.will_be_over() || self.general_patience.will_be_over()
     }
 
     pub(super) fn link(&self) -> Option<f64> {
@@ -250,6 +260,26 @@ mod tests {
         assert!(!quick.palette_pays());
         let slow_codec = Decision { palette: 1.0 / 3e9, ..decision(1000.0) };
         assert!(!slow_codec.palette_pays());
+    }
+
+    #[test]
+    fn one_measure_that_is_far_off_changes_little() {
+        let mut decision = Decision { link: Some(1.0 / 7e8), behind: 8.0, ..Decision::default() };
+        // The thread had to wait for its core for 4 ms.
+        decision.learn_palette(Measure { bytes: 256 << 10, encoded: 64 << 10, seconds: 4e-3 });
+        assert!(decision.palette_pays());
+        // A burst that a buffer took, within a quarter of the time that the link needs for it, and one that it took at
+        // once.
+        for rate in [3e9, 1e10] {
+            let _ = decision.due(WARM_UP, &|| Some(Delivery { rate, is_limit: true, behind: 8.0 }));
+            assert!(decision.palette_pays(), "{:?}", decision.link);
+        }
+        // If it goes on, it is believed.
+        for n in 0..20 {
+            let rate = 1e10 + f64::from(n);
+            let _ = decision.due(WARM_UP, &|| Some(Delivery { rate, is_limit: true, behind: 8.0 }));
+        }
+        assert!(!decision.palette_pays());
     }
 
     #[test]

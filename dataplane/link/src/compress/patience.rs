@@ -28,6 +28,12 @@ impl Patience {
         over
     }
 
+    /// The same, without a chunk.
+    #[cfg(test)]
+    pub(super) fn will_be_over(&self) -> bool {
+        self.skip == 0
+    }
+
     /// A look took so many seconds and was of no use; the link takes so many for the chunk.
     pub(super) fn in_vain(&mut self, seconds: f64, link: f64) {
         let share = seconds / link;

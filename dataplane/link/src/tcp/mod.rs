@@ -22,6 +22,7 @@ pub(crate) mod chunks;
 mod command_poll;
 mod command_ring;
 mod congestion;
+mod goodput;
 mod receive_buffers;
 mod socket;
 

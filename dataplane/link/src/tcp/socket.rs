@@ -8,6 +8,7 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 
 use super::congestion;
+use super::goodput::{Goodput, Rate};
 use crate::bulk::{Delivery, Outbox};
 use crate::error::LinkError;
 use crate::ring::Owner;
@@ -37,6 +38,7 @@ pub(super) struct Socket {
     pub(super) peer: String,
     /// The other end is on this host: payload is copied by the kernel whatever is asked of it.
     pub(super) same_host: bool,
+    goodput: Goodput,
     owner: Owner,
 }
 
@@ -73,7 +75,7 @@ impl Socket {
             }
         }
         let peer = there.map_or_else(|| "a local socket".to_owned(), |address| address.to_string());
-        Ok(Socket { fd, peer, same_host, owner: Owner::this_process() })
+        Ok(Socket { fd, peer, same_host, goodput: Goodput::default(), owner: Owner::this_process() })
     }
 
     pub(super) fn raw(&self) -> RawFd {
@@ -83,26 +85,11 @@ impl Socket {
     /// How fast the peer has been seen to take what was sent, with as many chunks queued as `outbox` has. `None` if it
     /// is not known, or of no interest because the other end is on this host.
     pub(super) fn delivery(&self, outbox: &Outbox) -> Option<Delivery> {
-        // `struct tcp_info` of linux/tcp.h (4.9) up to `tcpi_delivery_rate`, which libc does not declare.
-        const APP_LIMITED_AT: usize = 7;
-        const RATE_AT: usize = 160;
         if self.same_host {
             return None;
         }
-        let mut info = [0_u8; RATE_AT + 8];
-        let mut length = info.len() as libc::socklen_t;
-        let level = libc::IPPROTO_TCP;
-        // SAFETY: as much room as is said, and a live length.
-        let status = unsafe {
-            libc::getsockopt(self.raw(), level, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut length)
-        };
-        let rate = u64::from_ne_bytes(*info.last_chunk()?);
-        let is_limit = info[APP_LIMITED_AT] & 1 == 0;
-        (status == 0 && length as usize == info.len() && rate != 0).then(|| Delivery {
-            rate: rate as f64,
-            is_limit,
-            behind: outbox.behind(),
-        })
+        let Rate { bytes, is_limit } = self.goodput.of(self.fd.as_fd())?;
+        Some(Delivery { rate: bytes, is_limit, behind: outbox.behind() })
     }
 
     pub(super) fn failed(&self, doing: &'static str, errno: i32) -> LinkError {
