@@ -51,7 +51,7 @@ impl Goodput {
     }
 
     fn look(&self, look: Look) -> Option<Rate> {
-        let Some(last) = self.last.replace(Some(look)) else { return None };
+        let last = self.last.replace(Some(look))?;
         let bytes = look.acknowledged.saturating_sub(last.acknowledged);
         let time = look.at.saturating_duration_since(last.at).max(Duration::from_nanos(1));
         let rate = bytes as f64 / time.as_secs_f64();
