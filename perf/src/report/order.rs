@@ -33,23 +33,12 @@ fn seen(figures: &[Figure], of: impl Fn(&Figure) -> &String) -> Vec<String> {
     found
 }
 
-/// Two cases, word by word.
+/// Two cases, word by word: a shorter one before those that go on, numbers before words.
 fn cases(a: &str, b: &str) -> Ordering {
-    let (mut a, mut b) = (a.split(' '), b.split(' '));
-    loop {
-        let order = match (a.next(), b.next()) {
-            (None, None) => return Ordering::Equal,
-            (None, _) => Ordering::Less,
-            (_, None) => Ordering::Greater,
-            (Some(a), Some(b)) => match (number(a), number(b)) {
-                (Some(a), Some(b)) => a.cmp(&b),
-                _ => a.cmp(b),
-            },
-        };
-        if order.is_ne() {
-            return order;
-        }
-    }
+    let key = |case: &str| -> Vec<(u64, String)> {
+        case.split(' ').map(|word| (number(word).unwrap_or(u64::MAX), word.to_owned())).collect()
+    };
+    key(a).cmp(&key(b))
 }
 
 /// A number, such as `32`, `64K` or `x16`.

@@ -1,12 +1,15 @@
 //! How fast a connection takes what is sent over it, from what the peer has acknowledged.
 //!
 //! The kernel has a measure of its own (`tcpi_delivery_rate`), of a few packets at a time: of a burst that buffers on
-//! the way take it says the speed of memory. Here it is the bytes acknowledged from one chunk to the next. Where more
-//! was under way at both ends of that than the connection needs to be full, it cannot do better.
+//! the way take it says the speed of memory. Here it is the bytes acknowledged from one chunk to the next. Where the
+//! kernel had more to send at both ends of that, or the network had more of it than the connection needs to be full, it
+//! cannot do better.
 
 use std::cell::Cell;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
+
+use super::info::Info;
 
 /// Fewer bytes than this say little: acknowledgements come in lots.
 const LEAST: u64 = 128 << 10;
@@ -23,17 +26,14 @@ pub(super) struct Rate {
 #[derive(Clone, Copy, Debug)]
 struct Look {
     at: Instant,
-    acknowledged: u64,
-    /// Bytes that the kernel had taken and the peer not acknowledged.
-    under_way: u64,
-    /// The shortest round trip so far.
-    round_trip: Duration,
+    info: Info,
 }
 
 impl Look {
-    /// Whether more was under way than a connection of so many bytes a second needs to be full.
+    /// Whether the connection has all it can take, where it takes so many bytes a second.
     fn is_full(self, rate: f64) -> bool {
-        self.under_way as f64 >= (2.0 * rate * self.round_trip.as_secs_f64()).max(LEAST as f64)
+        let needs = self.info.round_trip.map_or(f64::INFINITY, |time| 2.0 * rate * time.as_secs_f64());
+        self.info.unsent != 0 || self.info.in_flight as f64 >= needs.max(LEAST as f64)
     }
 }
 
@@ -47,12 +47,12 @@ pub(super) struct Goodput {
 impl Goodput {
     /// The rate that was found last, after looking once more. `None`: there is none yet, or the kernel does not tell.
     pub(super) fn of(&self, fd: BorrowedFd<'_>) -> Option<Rate> {
-        self.look(counters(fd)?)
+        self.look(Look { at: Instant::now(), info: Info::of(fd)? })
     }
 
     fn look(&self, look: Look) -> Option<Rate> {
         let last = self.last.replace(Some(look))?;
-        let bytes = look.acknowledged.saturating_sub(last.acknowledged);
+        let bytes = look.info.acknowledged.saturating_sub(last.info.acknowledged);
         let time = look.at.saturating_duration_since(last.at).max(Duration::from_nanos(1));
         let rate = bytes as f64 / time.as_secs_f64();
         let is_limit = last.is_full(rate) && look.is_full(rate);
@@ -66,52 +66,24 @@ impl Goodput {
     }
 }
 
-/// Looks at a connection.
-fn counters(fd: BorrowedFd<'_>) -> Option<Look> {
-    // `struct tcp_info` of linux/tcp.h (4.6) up to `tcpi_min_rtt`, which libc does not declare.
-    const SEGMENT_AT: usize = 16;
-    const SEGMENTS_AT: usize = 24;
-    const ACKNOWLEDGED_AT: usize = 120;
-    const UNSENT_AT: usize = 144;
-    const ROUND_TRIP_AT: usize = 148;
-    let mut info = [0_u8; ROUND_TRIP_AT + 4];
-    let mut length = info.len() as libc::socklen_t;
-    let to = info.as_mut_ptr().cast();
-    // SAFETY: as much room as is said, and a live length.
-    let status =
-        unsafe { libc::getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, to, &raw mut length) };
-    if status != 0 || length as usize != info.len() {
-        return None;
-    }
-    let word = |at: usize| info.get(at..)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
-    let acknowledged = u64::from_ne_bytes(*info.get(ACKNOWLEDGED_AT..)?.first_chunk()?);
-    let sent = u64::from(word(SEGMENTS_AT)?) * u64::from(word(SEGMENT_AT)?);
-    Some(Look {
-        at: Instant::now(),
-        acknowledged,
-        under_way: sent + u64::from(word(UNSENT_AT)?),
-        round_trip: Duration::from_micros(word(ROUND_TRIP_AT)?.into()),
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
-    use std::net::{TcpListener, TcpStream};
-    use std::os::fd::AsFd;
-
     use super::*;
 
     const MIB: u64 = 1 << 20;
 
-    /// Looks at so many milliseconds, with so many bytes acknowledged, and as many under way.
+    fn look(at: Instant, acknowledged: u64, in_flight: u64, round_trip: Duration) -> Look {
+        Look { at, info: Info { acknowledged, in_flight, unsent: 0, round_trip: Some(round_trip) } }
+    }
+
+    /// Looks at so many milliseconds, with so many bytes acknowledged, and as many in flight.
     fn rates(looks: &[(u64, u64, u64)]) -> Vec<Option<Rate>> {
         let (meter, start) = (Goodput::default(), Instant::now());
-        let look = |&(ms, acknowledged, under_way)| {
-            let (at, round_trip) = (start + Duration::from_millis(ms), Duration::from_micros(50));
-            meter.look(Look { at, acknowledged, under_way, round_trip })
+        let one = |&(ms, acknowledged, in_flight)| {
+            let at = start + Duration::from_millis(ms);
+            meter.look(look(at, acknowledged, in_flight, Duration::from_micros(50)))
         };
-        looks.iter().map(look).collect()
+        looks.iter().map(one).collect()
     }
 
     fn is(found: Option<Rate>, mib_a_ms: u64, is_limit: bool) -> bool {
@@ -158,39 +130,20 @@ mod tests {
     #[test]
     fn what_a_long_connection_needs_to_be_full_is_no_backlog() {
         let (meter, start) = (Goodput::default(), Instant::now());
-        let look = |n: u64, under_way| {
-            let (at, round_trip) = (start + Duration::from_millis(10 * n), Duration::from_millis(10));
-            meter.look(Look { at, acknowledged: n * MIB, under_way, round_trip })
+        let see = |n: u64, in_flight, unsent| {
+            let round_trip = Duration::from_millis(10);
+            let mut look = look(start + n as u32 * round_trip, n * MIB, in_flight, round_trip);
+            look.info.unsent = unsent;
+            meter.look(look)
         };
-        assert_eq!(look(0, MIB), None);
-        assert!(look(1, MIB).is_some_and(|rate| !rate.is_limit), "a megabyte each round trip");
-        assert!(look(2, 4 * MIB).is_some_and(|rate| !rate.is_limit));
-        assert!(look(3, 4 * MIB).is_some_and(|rate| rate.is_limit), "the network holds four");
-    }
-
-    #[test]
-    fn the_kernel_counts_what_the_peer_has_taken() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (mut peer, _) = listener.accept().unwrap();
-        let before = counters(stream.as_fd()).unwrap();
-        let data = vec![7; 3 << 20];
-        let sending = std::thread::spawn(move || {
-            stream.write_all(&data).unwrap();
-            stream
-        });
-        let mut got = vec![0; 3 << 20];
-        peer.read_exact(&mut got).unwrap();
-        let stream = sending.join().unwrap();
-        let patience = Instant::now();
-        loop {
-            let after = counters(stream.as_fd()).unwrap();
-            if after.acknowledged - before.acknowledged >= 3 << 20 {
-                assert_eq!(after.under_way, 0);
-                assert!(!after.round_trip.is_zero());
-                break;
-            }
-            assert!(patience.elapsed() < Duration::from_secs(10), "{before:?} {after:?}");
-        }
+        assert_eq!(see(0, MIB, 0), None);
+        assert!(see(1, MIB, 0).is_some_and(|rate| !rate.is_limit), "a megabyte each round trip");
+        assert!(see(2, 4 * MIB, 0).is_some_and(|rate| !rate.is_limit));
+        assert!(see(3, 4 * MIB, 0).is_some_and(|rate| rate.is_limit), "the network holds four");
+        assert!(
+            see(4, MIB, 1).is_some_and(|rate| rate.is_limit),
+            "the kernel holds something back, as BBR does"
+        );
+        assert!(see(5, MIB, 1).is_some_and(|rate| rate.is_limit));
     }
 }

@@ -23,6 +23,7 @@ mod command_poll;
 mod command_ring;
 mod congestion;
 mod goodput;
+mod info;
 mod receive_buffers;
 mod socket;
 

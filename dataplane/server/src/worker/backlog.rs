@@ -10,7 +10,7 @@
 //! nothing depends on this thread. Records that come meanwhile are kept, in order.
 
 use std::collections::VecDeque;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
 use fusewire_wire::ops::table::{
@@ -28,9 +28,11 @@ use super::streams::StreamId;
 
 /// Entries that are kept on the GPU's queues at most, all streams together.
 pub(super) const QUEUE: u32 = 900;
-/// A ticket at least every so many entries, all streams together, so that it is known how many are left: seldom, since
-/// each holds the GPU up, and often enough that most of a full queue is under way when one is reached.
-const TICKET_EVERY: u32 = 300;
+/// A ticket at least every so many entries, all streams together, so that it is known how many are left. Each holds the
+/// GPU up for some microseconds, and nothing is heard of the entries before it: so about so much of the GPU's time lies
+/// between two, as far as these bounds allow.
+const TICKET_EVERY: RangeInclusive<u32> = 64..=300;
+const TICKET_TIME: Duration = Duration::from_millis(5);
 /// Entries of a stream that are worth a ticket, where several streams share the queues.
 const WORTH_A_TICKET: u32 = 64;
 /// How long full queues are trusted to become shorter by themselves: what has tickets may stand behind what waits for
@@ -130,13 +132,19 @@ impl Kept {
 
 /// Whether queues with so many entries will become shorter, seeing how many have no ticket behind them.
 fn frees_itself(queued: u32, unticketed: u32) -> bool {
-    queued.saturating_sub(unticketed) >= WORTH_A_TICKET
+    queued.saturating_sub(unticketed) >= QUEUE / 2
 }
 
 /// Whether a stream gets a ticket that has so many entries without one, as have all streams together.
 #[inline]
-fn is_ticket_due(of_stream: u32, of_all: u32) -> bool {
-    of_all >= TICKET_EVERY && of_stream >= WORTH_A_TICKET
+fn is_ticket_due(of_stream: u32, of_all: u32, every: u32) -> bool {
+    of_all >= every && of_stream >= WORTH_A_TICKET
+}
+
+/// How many entries are to lie between two tickets, where so many took so long.
+pub(super) fn ticket_every(entries: u32, took: Duration) -> u32 {
+    let fit = TICKET_TIME.as_nanos() * u128::from(entries) / took.as_nanos().max(1);
+    u32::try_from(fit).unwrap_or(u32::MAX).clamp(*TICKET_EVERY.start(), *TICKET_EVERY.end())
 }
 
 impl Gpu {
@@ -175,7 +183,7 @@ impl Gpu {
         if self.is_capturing(id) {
             return Ok(());
         }
-        if is_ticket_due(self.streams.get(id)?.unticketed, self.unticketed) {
+        if is_ticket_due(self.streams.get(id)?.unticketed, self.unticketed, self.ticket_every) {
             self.after(id, super::streams::Then::Nothing)?;
         }
         let stream = self.streams.get_mut(id)?;
@@ -239,18 +247,24 @@ mod tests {
     #[test]
     fn full_queues_get_no_ticket_for_each_entry_that_becomes_free() {
         // One stream: a ticket every 300 entries, and the GPU always at the first of them.
-        assert!(frees_itself(QUEUE, TICKET_EVERY - 1));
-        // Many streams with a few entries each, none of which has had its ticket.
+        assert!(frees_itself(QUEUE, TICKET_EVERY.end() - 1));
+        // Many streams with a few entries each, none of which has had its ticket; or some that nobody uses any more.
         assert!(!frees_itself(QUEUE, QUEUE));
-        assert!(!frees_itself(QUEUE + 3, QUEUE));
+        assert!(!frees_itself(QUEUE + 3, QUEUE - 200));
+    }
+
+    #[test]
+    fn tickets_are_rare_where_kernels_are_short_and_nothing_is_long_unheard_of() {
+        let each = |micros: u64| ticket_every(10, Duration::from_micros(10 * micros));
+        assert_eq!((each(0), each(2), each(25), each(80), each(10_000)), (300, 300, 200, 64, 64));
     }
 
     /// Entries that streams in turn have when the queues are full, and how many of them no ticket follows.
-    fn filled(streams: usize) -> (u32, u32) {
+    fn filled(streams: usize, every: u32) -> (u32, u32) {
         let mut unticketed = vec![0_u32; streams];
         let mut queued = 0;
         for stream in (0..streams).cycle() {
-            if is_ticket_due(unticketed[stream], unticketed.iter().sum()) {
+            if is_ticket_due(unticketed[stream], unticketed.iter().sum(), every) {
                 unticketed[stream] = 0;
                 queued += 1;
             }
@@ -264,15 +278,12 @@ mod tests {
     }
 
     #[test]
-    fn whoever_fills_the_queues_most_of_them_has_its_ticket_or_none_is_worth_one() {
-        for streams in 1..=64 {
-            let (queued, unticketed) = filled(streams);
-            let worth = unticketed <= TICKET_EVERY + streams as u32;
-            assert!(
-                worth || unticketed < streams as u32 * WORTH_A_TICKET,
-                "{streams}: {unticketed} of {queued}"
-            );
+    fn where_few_streams_fill_the_queues_tickets_are_under_way() {
+        for (streams, every) in [(1, 300), (2, 300), (4, 300), (6, 300), (1, 64), (6, 64)] {
+            let (queued, unticketed) = filled(streams, every);
+            assert!(frees_itself(queued, unticketed), "{streams}, {every}: {unticketed} of {queued}");
         }
-        assert!(frees_itself(filled(1).0, filled(1).1) && frees_itself(filled(8).0, filled(8).1));
+        let (queued, unticketed) = filled(40, 300);
+        assert!(!frees_itself(queued, unticketed), "each stream gets one when the queues are full");
     }
 }

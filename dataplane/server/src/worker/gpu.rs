@@ -8,7 +8,7 @@
 //! * an error that means a lost context is remembered, and answered to everything later.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cudarc::driver::sys::{
     CUarray, CUcontext, CUevent, CUgraph, CUgraphExec, CUgraphNode, CUmemGenericAllocationHandle,
@@ -16,7 +16,7 @@ use cudarc::driver::sys::{
 use fusewire_wire::ops::Status;
 use rustc_hash::FxHashMap;
 
-use super::backlog::Continuing;
+use super::backlog::{self, Continuing};
 use super::bulk::Lanes;
 use super::events::Watched;
 use super::fences::Fences;
@@ -135,6 +135,8 @@ pub(super) struct Gpu {
     pub(super) queued: u32,
     /// Those of them that no ticket follows.
     pub(super) unticketed: u32,
+    /// How many are to lie between two tickets.
+    pub(super) ticket_every: u32,
     /// Completions that the client probably waits for: answers, and data for host memory.
     pub(super) awaited: u32,
     /// When the driver was last asked whether a context has met a fault.
@@ -195,6 +197,8 @@ impl Gpu {
             surfaces: FxHashMap::default(),
             queued: 0,
             unticketed: 0,
+            // Nothing is known of how long they take.
+            ticket_every: backlog::ticket_every(0, Duration::MAX),
             awaited: 0,
             fault_check: Instant::now(),
             shortened: Instant::now(),

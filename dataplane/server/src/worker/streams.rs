@@ -16,6 +16,7 @@ use fusewire_wire::ops::table::{
 };
 use fusewire_wire::ops::{Call, Nothing, Status};
 
+use super::backlog;
 use super::gpu::Gpu;
 use super::pinned::{Block, Word};
 use super::ranges::{self, Kind};
@@ -461,7 +462,8 @@ impl Gpu {
     pub(super) fn complete(&mut self, id: StreamId, pending: Pending, mut status: Status) {
         if pending.entries != 0 {
             self.queued = self.queued.saturating_sub(pending.entries);
-            self.shortened = Instant::now();
+            let before = std::mem::replace(&mut self.shortened, Instant::now());
+            self.ticket_every = backlog::ticket_every(pending.entries, self.shortened - before);
         }
         self.awaited = self.awaited.saturating_sub(u32::from(pending.then.is_awaited()));
         if let Some(event) = pending.printed {
