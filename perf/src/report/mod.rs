@@ -28,3 +28,28 @@ fn distinct<'a>(figures: &[&'a Figure], of: impl Fn(&'a Figure) -> &'a str) -> V
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::result::Side;
+
+    /// A figure in milliseconds, natively 10.
+    pub(super) fn figure(suite: &str, case: &str, link: &str, remote: f64, detail: Value) -> Figure {
+        Figure {
+            run: 0,
+            suite: suite.into(),
+            case: case.into(),
+            link: link.into(),
+            unit: "ms".into(),
+            larger_is_better: false,
+            native: Side::of(vec![10.0], detail.clone()),
+            remote: Side::of(vec![remote], detail),
+            ratio: None,
+            about: Default::default(),
+        }
+        .with_ratio()
+    }
+}

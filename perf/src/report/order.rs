@@ -2,14 +2,17 @@
 
 use std::cmp::Ordering;
 
+use super::distinct;
 use crate::result::Figure;
 use crate::rig::link;
 
 /// Puts the figures of each suite into order: cases as a reader counts (2 before 32, 64K before 1M), links as they are
 /// listed everywhere. Suites stay as they came, and so do the cases of `latency`, from the simplest call on.
 pub(super) fn sort(figures: &mut [Figure]) {
-    let suites = seen(figures, |figure| &figure.suite);
-    let calls = seen(figures, |figure| &figure.case);
+    let all: Vec<&Figure> = figures.iter().collect();
+    let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect::<Vec<String>>();
+    let suites = owned(distinct(&all, |figure| &figure.suite));
+    let calls = owned(distinct(&all, |figure| &figure.case));
     let place = |of: &[String], name: &str| of.iter().position(|seen| seen == name);
     let link =
         |figure: &Figure| link::ALL.iter().position(|link| link.name == figure.link).unwrap_or(usize::MAX);
@@ -20,17 +23,6 @@ pub(super) fn sort(figures: &mut [Figure]) {
         };
         place(&suites, &a.suite).cmp(&place(&suites, &b.suite)).then(cases).then(link(a).cmp(&link(b)))
     });
-}
-
-/// Names, in the order in which they come.
-fn seen(figures: &[Figure], of: impl Fn(&Figure) -> &String) -> Vec<String> {
-    let mut found: Vec<String> = Vec::new();
-    for name in figures.iter().map(of) {
-        if !found.contains(name) {
-            found.push(name.clone());
-        }
-    }
-    found
 }
 
 /// Two cases, word by word: a shorter one before those that go on, numbers before words.
@@ -55,7 +47,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::result::Side;
+    use crate::report::tests::figure;
 
     #[test]
     fn cases_come_as_a_reader_counts() {
@@ -66,25 +58,13 @@ mod tests {
 
     #[test]
     fn suites_and_calls_stay_as_they_came_and_links_do_not() {
-        let figure = |suite: &str, case: &str, link: &str| Figure {
-            run: 0,
-            suite: suite.into(),
-            case: case.into(),
-            link: link.into(),
-            unit: "ms".into(),
-            larger_is_better: false,
-            native: Side::of(vec![1.0], Value::Null),
-            remote: Side::of(vec![1.0], Value::Null),
-            ratio: None,
-            about: Default::default(),
-        };
         let mut figures = [
-            figure("train", "a 128", "100g"),
-            figure("latency", "launch", "tcp"),
-            figure("train", "a 2", "shm"),
-            figure("train", "a 128", "shm"),
-            figure("latency", "clock", "shm"),
-            figure("latency", "launch", "shm"),
+            figure("train", "a 128", "100g", 1.0, Value::Null),
+            figure("latency", "launch", "tcp", 1.0, Value::Null),
+            figure("train", "a 2", "shm", 1.0, Value::Null),
+            figure("train", "a 128", "shm", 1.0, Value::Null),
+            figure("latency", "clock", "shm", 1.0, Value::Null),
+            figure("latency", "launch", "shm", 1.0, Value::Null),
         ];
         sort(&mut figures);
         let shown: Vec<String> =

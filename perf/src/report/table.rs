@@ -188,23 +188,7 @@ mod tests {
 
     use super::*;
     use crate::machine::Machine;
-    use crate::result::Side;
-
-    fn figure(suite: &str, case: &str, link: &str, remote: f64, detail: Value) -> Figure {
-        Figure {
-            run: 0,
-            suite: suite.into(),
-            case: case.into(),
-            link: link.into(),
-            unit: "ms".into(),
-            larger_is_better: false,
-            native: Side::of(vec![10.0], detail.clone()),
-            remote: Side::of(vec![remote], detail),
-            ratio: None,
-            about: Default::default(),
-        }
-        .with_ratio()
-    }
+    use crate::report::tests::figure;
 
     fn file() -> File {
         let mut bounded = figure("matrix", "a", "10g", 20.0, Value::Null);
