@@ -18,8 +18,8 @@ SETTLING = 1.5
 # One tick of the clock may fall on anything.
 TICKS = 1
 # As many bytes as a worker stages unless told otherwise. Said, so that the mapping can be known by its length.
-SLOTS, SLOT_BYTES = 512, 256 << 10
-STAGING = 2 * SLOTS * SLOT_BYTES + (128 << 10)
+SLOTS, SLOT_BYTES = (1152, 256), 256 << 10
+STAGING = sum(SLOTS) * SLOT_BYTES + (128 << 10)
 MIB = 1 << 20
 MOST_MIB = 64
 LINKS = {"remote.tcp": "tcp", "remote.shm": "shared memory"}
@@ -29,7 +29,7 @@ SAME = {"CUDA_CACHE_DISABLE": "1"}
 
 def idle(suite, check, only):
     runner = suite.runner
-    options = ["--staging-slots", str(SLOTS), "--slot-bytes", str(SLOT_BYTES), *suite.server.options]
+    options = ["--staging-slots", ",".join(map(str, SLOTS)), "--slot-bytes", str(SLOT_BYTES), *suite.server.options]
     # A server of its own: nothing else happens on it, and it listens for both links.
     path = runner.work / "idle.socket"
     server = host.Server(suite.options.fusewire, runner.out, options, name=f"{check.name}.serve", path=path, env=SAME)

@@ -46,9 +46,10 @@ pub(crate) struct Args {
     /// Most sessions at once; 0 for no limit
     #[arg(long, value_name = "N", default_value_t = 64)]
     max_sessions: usize,
-    /// Bulk transfer slots of a session, each way [default: the worker's choice]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=1024))]
-    staging_slots: Option<u32>,
+    /// Bulk transfer slots of a session: towards the GPU, and back; one number is for both [default: the worker's
+    /// choice]
+    #[arg(long, value_name = "N[,M]", value_parser = slots)]
+    staging_slots: Option<Slots>,
     /// Bytes of one slot, such as 1M [default: the worker's choice]
     #[arg(long, value_name = "BYTES", value_parser = slot_bytes)]
     slot_bytes: Option<u32>,
@@ -76,7 +77,7 @@ pub(crate) fn serve(args: Args) -> ExitCode {
         Ok(token) => token.map(|token| token.reveal().to_owned()),
         Err(error) => return fail(&error),
     };
-    let slots = args.staging_slots.unwrap_or(0);
+    let slots = args.staging_slots.unwrap_or_default();
     daemon::serve(ServeOptions {
         listen: args.listen,
         socket_mode: args.socket_mode,
@@ -87,8 +88,8 @@ pub(crate) fn serve(args: Args) -> ExitCode {
         max_sessions: args.max_sessions,
         staging: Staging {
             slot_bytes: args.slot_bytes.unwrap_or(0),
-            h2d_slots: slots,
-            d2h_slots: slots,
+            h2d_slots: slots.h2d,
+            d2h_slots: slots.d2h,
             reserved: 0,
         },
         image_cache: args.image_cache_bytes.gt(&0).then(|| ImageCacheOptions {
@@ -184,8 +185,27 @@ fn size(text: &str) -> Result<u64, String> {
     bytes.ok_or_else(|| "expected a number of bytes such as 512M or 4G".to_owned())
 }
 
+/// Slots each way; zero for the worker's choice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Slots {
+    h2d: u32,
+    d2h: u32,
+}
+
+fn slots(text: &str) -> Result<Slots, String> {
+    let (h2d, d2h) = text.split_once(',').unwrap_or((text, text));
+    let slots = |text: &str| text.trim().parse().ok().filter(|n| (2..=Staging::MAX_SLOTS).contains(n));
+    match (slots(h2d), slots(d2h)) {
+        (Some(h2d), Some(d2h)) => Ok(Slots { h2d, d2h }),
+        _ => Err(format!(
+            "expected a number from 2 to {}, or two with a comma between them",
+            Staging::MAX_SLOTS
+        )),
+    }
+}
+
 fn slot_bytes(text: &str) -> Result<u32, String> {
-    const LIMITS: std::ops::RangeInclusive<u64> = (64 << 10)..=(64 << 20);
+    const LIMITS: std::ops::RangeInclusive<u64> = (64 << 10)..=(Staging::MAX_SLOT_BYTES as u64);
     match size(text) {
         Ok(bytes) if LIMITS.contains(&bytes) && bytes % 4096 == 0 => Ok(bytes as u32),
         _ => Err("expected a multiple of 4096 from 64K to 64M".to_owned()),
@@ -195,6 +215,16 @@ fn slot_bytes(text: &str) -> Result<u32, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn slots_each_way() {
+        assert_eq!(slots("512"), Ok(Slots { h2d: 512, d2h: 512 }));
+        assert_eq!(slots("1152, 2"), Ok(Slots { h2d: 1152, d2h: 2 }));
+        assert_eq!(slots("4096"), Ok(Slots { h2d: 4096, d2h: 4096 }));
+        for bad in ["", "1", "4097", "-2", "8,", ",8", "8,8,8", "many"] {
+            assert!(slots(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn slot_sizes() {

@@ -85,6 +85,13 @@ pub struct Staging {
     pub reserved: u32,
 }
 
+impl Staging {
+    /// Slots at most, each way. A worker takes as many of a larger number.
+    pub const MAX_SLOTS: u32 = 4096;
+    /// Bytes of a slot at most.
+    pub const MAX_SLOT_BYTES: u32 = 64 << 20;
+}
+
 /// Worker to daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FromWorker {

@@ -32,7 +32,7 @@ pub(super) const QUEUE: u32 = 900;
 /// GPU up for some microseconds, and nothing is heard of the entries before it: so about so much of the GPU's time lies
 /// between two, as far as these bounds allow.
 const TICKET_EVERY: RangeInclusive<u32> = 64..=300;
-const TICKET_TIME: Duration = Duration::from_millis(5);
+const TICKET_TIME: Duration = Duration::from_millis(20);
 /// Entries of a stream that are worth a ticket, where several streams share the queues.
 const WORTH_A_TICKET: u32 = 64;
 /// How long full queues are trusted to become shorter by themselves: what has tickets may stand behind what waits for
@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn tickets_are_rare_where_kernels_are_short_and_nothing_is_long_unheard_of() {
         let each = |micros: u64| ticket_every(10, Duration::from_micros(10 * micros));
-        assert_eq!((each(0), each(2), each(25), each(80), each(10_000)), (300, 300, 200, 64, 64));
+        assert_eq!((each(0), each(2), each(80), each(200), each(10_000)), (300, 300, 250, 100, 64));
     }
 
     /// Entries that streams in turn have when the queues are full, and how many of them no ticket follows.

@@ -28,21 +28,19 @@ use super::output::Output;
 use super::pinned::{Pinned, Plan};
 use super::shard::{End, Shard, greet};
 use crate::control::{
-    ControlError, FromWorker, ImageCacheOptions, Open, SessionStats, ToWorker, WorkerEnd, WorkerOptions,
+    ControlError, FromWorker, ImageCacheOptions, Open, SessionStats, Staging, ToWorker, WorkerEnd,
+    WorkerOptions,
 };
 use crate::driver::load::DEFAULT_DRIVER;
 use crate::driver::{Driver, inventory, snapshot};
 
-/// Staging when the daemon does not say: 192 MiB towards the GPU, 64 MiB back. Towards the GPU, a whole batch of
-/// training images (256 of 224 x 224 floats: 147 MiB) fits, so that the next one travels while the GPU computes; of a
+/// Staging when the daemon does not say: 288 MiB towards the GPU, 64 MiB back. Towards the GPU, a whole batch of
+/// training images (256 of 299 x 299 floats: 262 MiB) fits, so that the next one travels while the GPU computes; of a
 /// batch that does not fit, the rest would travel while the GPU waits. A slot holds a chunk, and while a lane compresses
 /// one, the kernel sends the one before: they are short, so that it never runs out of them, and lie in a core's cache.
 const SLOT_BYTES: u32 = 256 << 10;
-const H2D_SLOTS: u32 = 768;
+const H2D_SLOTS: u32 = 1152;
 const D2H_SLOTS: u32 = 256;
-/// Limits of what the daemon may say.
-const MAX_SLOT_BYTES: u32 = 64 << 20;
-const MAX_SLOTS: u32 = 4096;
 /// A client may be stopped in a debugger for this long; a host that died is noticed by the connection.
 const SILENCE: u64 = 120_000_000_000;
 const PING: u64 = 15_000_000_000;
@@ -248,9 +246,9 @@ fn serve(
 fn plan(open: &Open) -> Plan {
     let or = |value: u32, default: u32, most: u32| if value == 0 { default } else { value.min(most) };
     Plan {
-        slot_bytes: or(open.staging.slot_bytes, SLOT_BYTES, MAX_SLOT_BYTES).next_multiple_of(4096),
-        h2d_slots: or(open.staging.h2d_slots, H2D_SLOTS, MAX_SLOTS),
-        d2h_slots: or(open.staging.d2h_slots, D2H_SLOTS, MAX_SLOTS),
+        slot_bytes: or(open.staging.slot_bytes, SLOT_BYTES, Staging::MAX_SLOT_BYTES).next_multiple_of(4096),
+        h2d_slots: or(open.staging.h2d_slots, H2D_SLOTS, Staging::MAX_SLOTS),
+        d2h_slots: or(open.staging.d2h_slots, D2H_SLOTS, Staging::MAX_SLOTS),
     }
 }
 
