@@ -6,7 +6,9 @@ use fusewire_wire::error::{Culprit, ProtocolError};
 use fusewire_wire::frame::{
     CloseReason, FLAG_ACK_NOW, FRAME_HEADER_BYTES, Frame, MAX_FIXED_BYTES, MAX_TAIL_BYTES, Record,
 };
-use fusewire_wire::session::{AckPolicy, Flow, Inbox, Outbox, OutboxConfig, Sink};
+use fusewire_wire::session::{
+    AckPolicy, Flow, Inbox, OpenBatch, Outbox, OutboxConfig, Retained, SealedBatch, Sink,
+};
 
 use crate::allocations;
 
@@ -151,6 +153,80 @@ fn the_window_counts_what_is_not_acknowledged() {
     outbox.ack(1).unwrap();
     assert_eq!(outbox.push(1, 0, &[0; 40], &[]), Ok(2));
     assert_eq!(outbox.seal(0).unwrap()[3], 0);
+}
+
+/// Sends what has been gathered, as two threads do that share only the open batch. Gives the batches.
+fn send(open: &mut OpenBatch, sent: &mut Retained) -> Vec<SealedBatch> {
+    let mut batches = Vec::new();
+    while open.has_output() {
+        let mut batch = sent.blank();
+        let records = open.take(Arc::get_mut(&mut batch).unwrap()).unwrap();
+        sent.seal(batch, records);
+        batches.extend(sent.next(9));
+    }
+    batches
+}
+
+#[test]
+fn apart_the_halves_send_what_they_do_together() {
+    let config = OutboxConfig { batch_bytes: 100, ..OutboxConfig::default() };
+    let (mut open, mut sent, mut outbox) =
+        (OpenBatch::new(config), Retained::new(config), Outbox::new(config));
+    for bytes in [40usize, 40, 40, 504, 8] {
+        let fixed = vec![bytes as u8; bytes - 8];
+        assert_eq!(open.push(1, 0, &fixed, &[]), outbox.push(1, 0, &fixed, &[]));
+    }
+    let together: Vec<_> = std::iter::from_fn(|| outbox.seal(9)).collect();
+    assert_eq!(send(&mut open, &mut sent), together);
+    assert_eq!(sent.bytes(), outbox.retained_bytes());
+    let mut blank = sent.blank();
+    let room = Arc::get_mut(&mut blank).unwrap();
+    assert_eq!(open.take(room), None);
+    assert_eq!(room.len(), FRAME_HEADER_BYTES, "nothing was put into it");
+    sent.discard(blank);
+    assert_eq!(sent.next(9), None);
+}
+
+#[test]
+fn the_window_counts_what_is_full_and_what_is_retained_elsewhere() {
+    let config = OutboxConfig { window_bytes: 300, batch_bytes: 100, ..OutboxConfig::default() };
+    let mut open = OpenBatch::new(config);
+    for _ in 0..2 {
+        open.push(1, 0, &[0; 72], &[]).unwrap();
+    }
+    let outstanding = open.full_bytes() + open.open_bytes();
+    assert_eq!(outstanding, FRAME_HEADER_BYTES + 160);
+    open.set_retained_bytes(300 - outstanding - 40);
+    assert!(open.push(1, 0, &[0; 40], &[]).unwrap_err().must_wait());
+    open.push(1, 0, &[0; 32], &[]).unwrap();
+    assert!(open.push(1, 0, &[], &[]).unwrap_err().must_wait());
+    open.set_retained_bytes(0);
+    open.push(1, 0, &[], &[]).unwrap();
+}
+
+#[test]
+fn full_batches_do_not_allocate_once_warm() {
+    let config = OutboxConfig { batch_bytes: 1000, ..OutboxConfig::default() };
+    let (mut open, mut sent) = (OpenBatch::new(config), Retained::new(config));
+    let mut number = 0;
+    let mut rounds = |count: u64| {
+        for _ in 0..count {
+            for _ in 0..50 {
+                open.push(3, 1, &[7; 24], &[&[1; 100]]).unwrap();
+            }
+            while open.has_output() {
+                let mut batch = sent.blank();
+                let records = Arc::get_mut(&mut batch).and_then(|buffer| open.take(buffer)).unwrap();
+                sent.seal(batch, records);
+                number += 1;
+                drop(sent.next(0));
+            }
+            sent.ack(number).unwrap();
+        }
+    };
+    rounds(10);
+    let (allocations, ..) = allocations::during(|| rounds(100));
+    assert_eq!(allocations, 0);
 }
 
 #[test]

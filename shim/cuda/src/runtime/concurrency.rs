@@ -144,13 +144,19 @@ mod tests {
             self.session.post_on(&self.one, &StreamDestroy { stream: 48 }, &[]).unwrap()
         }
 
+        /// What is to be sent next, behind room for a header.
+        fn sent(&self) -> Option<Vec<u8>> {
+            let mut batch = vec![0; FRAME_HEADER_BYTES];
+            self.session.take(&mut batch).map(|_| batch)
+        }
+
         /// Makes the second stream; gives what that waited for.
         fn second(&self) -> Option<Fence> {
-            while self.session.seal(0).is_some() {}
+            while self.sent().is_some() {}
             std::thread::scope(|scope| {
                 let made = scope.spawn(|| self.session.add_stream(&self.two));
                 let batch = loop {
-                    match self.session.seal(0) {
+                    match self.sent() {
                         Some(batch) => break batch,
                         None if made.is_finished() => return None,
                         None => std::thread::yield_now(),

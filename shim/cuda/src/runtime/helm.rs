@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, OnceLock, TryLockError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
+use crossbeam::utils::CachePadded;
 use fusewire_link::CommandLane;
 
 use super::pump::{Over, Pump};
@@ -32,14 +33,15 @@ const PAUSE: Duration = Duration::from_micros(3);
 
 #[derive(Default)]
 pub(crate) struct Helm {
-    /// The thread that has the helm, or is about to take it; 0: the I/O thread has it.
+    /// The thread that has the helm, or is about to take it; 0: the I/O thread has it. Every call of the program's looks.
     owner: AtomicUsize,
     /// The I/O thread sleeps: it is woken, and does what there is to do.
-    asleep: AtomicBool,
+    asleep: CachePadded<AtomicBool>,
     /// The I/O thread, and that it has to be told when the helm is free.
     io: OnceLock<Thread>,
     waits: AtomicBool,
-    crew: Mutex<Option<Crew>>,
+    /// Locked in each turn.
+    crew: CachePadded<Mutex<Option<Crew>>>,
 }
 
 /// A number that no other thread has; not 0.
@@ -186,12 +188,16 @@ pub(crate) fn run(mut lane: Box<dyn CommandLane>, session: &Arc<Session>, spin: 
         };
         let Some(Crew { pump, lane, over }) = crew.as_mut() else { return };
         let asleep = pump.is_idle();
-        helm.asleep.store(asleep, Relaxed);
+        if asleep {
+            helm.asleep.store(true, Relaxed);
+        }
         let turned = match over.take() {
             Some(over) => Err(over),
             None => pump.turn(&mut **lane, asleep),
         };
-        helm.asleep.store(false, Relaxed);
+        if asleep {
+            helm.asleep.store(false, Relaxed);
+        }
         if let Err(over) = turned
             && let Some(crew) = crew.take()
         {

@@ -14,7 +14,7 @@ use fusewire_wire::error::ProtocolError;
 use fusewire_wire::frame::{CloseReason, FrameHeader, FrameKind, Record, close_frame};
 use fusewire_wire::ops::events::Event;
 use fusewire_wire::session::pulse::{Patience, Pulse};
-use fusewire_wire::session::{AckPolicy, Flow, Inbox, Sink};
+use fusewire_wire::session::{AckPolicy, Flow, Inbox, Retained, SealedBatch, Sink};
 
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -116,6 +116,7 @@ impl Pump {
             session: session.clone(),
             barrier: 0,
             pong: None,
+            sent: Retained::new(super::session::outbox()),
             host: HostThreads::new(session.clone()),
         };
         Self {
@@ -241,8 +242,7 @@ impl Pump {
                 break;
             }
             let applied = self.inbox.applied();
-            let frame = self.session.seal(applied);
-            let Some(frame) = frame else { break };
+            let Some(frame) = self.seal(applied) else { break };
             self.gathering = None;
             self.gather = (GATHER_RECORD * records(&frame)).clamp(GATHER, GATHER_MOST);
             link.send(frame)?;
@@ -259,6 +259,17 @@ impl Pump {
             link.send(bare(FrameKind::Pong, number, applied))?;
         }
         Ok(busy)
+    }
+
+    /// Makes a batch of what callers have gathered. `ack` goes along.
+    fn seal(&mut self, ack: u64) -> Option<SealedBatch> {
+        let sent = &mut self.events.sent;
+        let mut batch = sent.blank();
+        match Arc::get_mut(&mut batch).and_then(|buffer| self.session.take(buffer)) {
+            Some(records) => sent.seal(batch, records),
+            None => sent.discard(batch),
+        }
+        sent.next(ack)
     }
 
     /// Whether what callers have gathered, if anything, is to be sent now.
@@ -290,6 +301,8 @@ struct Events {
     barrier: u64,
     /// The latest Ping to be answered.
     pong: Option<u64>,
+    /// What has been sent and not been acknowledged.
+    sent: Retained,
     host: HostThreads,
 }
 
@@ -309,7 +322,12 @@ impl Sink for Events {
     }
 
     fn ack(&mut self, seq: u64) -> Result<(), Over> {
-        Ok(self.session.acknowledged(seq)?)
+        let before = self.sent.bytes();
+        self.sent.ack(seq)?;
+        if self.sent.bytes() != before {
+            self.session.acknowledged(self.sent.bytes());
+        }
+        Ok(())
     }
 
     fn close(&mut self, _reason: CloseReason, text: String) -> Result<(), Over> {
